@@ -1,0 +1,69 @@
+"""Which methods there are: the built-in ones and those that other packages bring.
+
+A package adds methods with an entry point in its pyproject.toml::
+
+    [project.entry-points."playground.methods"]
+    mine = "my_package.mine:MyMethod"
+"""
+
+import logging
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from playground.errors import InvalidInput
+from playground.methods.base import Method
+
+GROUP = "playground.methods"
+
+# In the order of the tabs and the table's rows.
+BUILT_IN = (
+    "playground.methods.zero_shot:ZeroShot",
+    "playground.methods.few_shot:FewShot",
+    "playground.methods.rag:RAG",
+    "playground.methods.lora:LoRA",
+)
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All methods by id, built-in ones first. A foreign method that does not load is logged and left out."""
+    found: dict[str, Method] = {}
+    for reference in BUILT_IN:
+        module, name = reference.split(":")
+        register(found, getattr(import_module(module), name))
+    for point in entry_points(group=GROUP):
+        try:
+            register(found, point.load())
+        except Exception as error:  # a stranger's package must not keep the page from opening
+            log.warning("The method %s was left out: %s", point.name, error)
+    return found
+
+
+def register(found: dict[str, Method], kind: type[Method]) -> None:
+    """Add one method.
+
+    Raises:
+        InvalidInput: it is not a Method, or its id is taken.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise InvalidInput(f"{kind!r} is not a Method.")
+    if kind.id in found:
+        raise InvalidInput(f"There are two methods called {kind.id!r}.")
+    found[kind.id] = kind()
+
+
+def method(id: str) -> Method:
+    """The method with that id.
+
+    Raises:
+        InvalidInput: there is none; the message names those there are.
+    """
+    try:
+        return methods()[id]
+    except KeyError:
+        raise InvalidInput(
+            f"There is no method “{id}”. Methods: {', '.join(methods())}.", field="method"
+        ) from None
