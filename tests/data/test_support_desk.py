@@ -97,11 +97,7 @@ def test_near_copy_finds_a_changed_word():
 
 
 def test_no_near_copies():
-    found = [
-        (a["id"], b["id"])
-        for a, b in combinations(EVERY, 2)
-        if near_copy(a["input"], b["input"])
-    ]
+    found = [(a["id"], b["id"]) for a, b in combinations(EVERY, 2) if near_copy(a["input"], b["input"])]
     assert found == []
 
 

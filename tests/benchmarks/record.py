@@ -1,0 +1,47 @@
+"""Where a benchmark's figures go: one JSON file each, from which the README's table is written."""
+
+import json
+import platform
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("results")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def machine() -> str:
+    """Processor name and cores, in words."""
+    import os
+
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def record(name: str, rows: list[dict], packages: tuple[str, ...] = ("torch", "transformers")) -> Path:
+    """Write ``results/<name>.json``.
+
+    Each row has ``what`` (str), ``ours`` (float), ``theirs`` (float or None), ``unit`` (str), ``against``
+    (str), ``ratio`` (float or None: how many times better ours is) and ``note`` (str).
+    """
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    body = {
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+        "rows": rows,
+    }
+    path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
