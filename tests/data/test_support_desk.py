@@ -80,7 +80,7 @@ def test_rows(split):
 def test_labels_are_mixed(split):
     targets = [row["target"] for row in SPLITS[split]]
     run = longest = 1
-    for before, after in zip(targets, targets[1:]):
+    for before, after in zip(targets, targets[1:], strict=False):
         run = run + 1 if before == after else 1
         longest = max(longest, run)
     assert longest <= 5
