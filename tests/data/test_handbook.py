@@ -29,9 +29,7 @@ def rows_of(split):
     return [json.loads(line) for line in read(ROOT / f"{split}.jsonl").splitlines()]
 
 
-DOCUMENTS = {
-    path.stem: read(path) for path in sorted((ROOT / "documents").glob("*.md"))
-}
+DOCUMENTS = {path.stem: read(path) for path in sorted((ROOT / "documents").glob("*.md"))}
 ROWS = {split: rows_of(split) for split in SPLITS}
 ALL = [row for split in SPLITS for row in ROWS[split]]
 
@@ -137,11 +135,7 @@ def test_covered_items_point_to_train():
 
 
 def test_document_items_use_evidence_unseen_in_train():
-    seen = {
-        (span["document"], span["start"])
-        for row in ROWS["train"]
-        for span in row["evidence"]
-    }
+    seen = {(span["document"], span["start"]) for row in ROWS["train"] for span in row["evidence"]}
     for row in ROWS["test"] + ROWS["dev"]:
         if row["group"] == "documents":
             for span in row["evidence"]:
@@ -150,11 +144,7 @@ def test_document_items_use_evidence_unseen_in_train():
 
 def near_copy(left, right):
     ratio = difflib.SequenceMatcher(None, left.lower(), right.lower(), autojunk=False)
-    if (
-        ratio.real_quick_ratio() >= 0.8
-        and ratio.quick_ratio() >= 0.8
-        and ratio.ratio() >= 0.8
-    ):
+    if ratio.real_quick_ratio() >= 0.8 and ratio.quick_ratio() >= 0.8 and ratio.ratio() >= 0.8:
         return True
     first, second = trigrams(left), trigrams(right)
     return len(first & second) / len(first | second) >= 0.5
@@ -174,7 +164,5 @@ def test_no_near_copies_between_splits():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_openings_vary(split):
-    openings = collections.Counter(
-        " ".join(row["input"].lower().split()[:2]) for row in ROWS[split]
-    )
+    openings = collections.Counter(" ".join(row["input"].lower().split()[:2]) for row in ROWS[split])
     assert max(openings.values()) <= 0.12 * len(ROWS[split]), openings.most_common(3)
