@@ -21,7 +21,8 @@ from playground.settings import ASSETS, Settings
 BUNDLED = ASSETS / "tasks"
 SPLITS = ("train", "dev", "test")
 METRICS = {"label": ("accuracy",), "free": ("exact_match", "token_f1")}
-ITEM_KEYS = frozenset({"id", "input", "target", "accept", "group", "evidence"})
+# "covers" names the train item that teaches the same fact: a note for whoever checks the task.
+ITEM_KEYS = frozenset({"id", "input", "target", "accept", "group", "evidence", "covers"})
 TASK_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -234,7 +235,7 @@ def validate(task: Task) -> None:
                     f"{where}: the id “{item.id}” is already used in {seen[item.id]}.", line, "id"
                 )
             seen[item.id] = split
-            if task.groups and item.group is not None and item.group not in task.groups:
+            if split == "test" and task.groups and item.group not in (None, *task.groups):
                 raise TaskError(
                     f"{where}: the group “{item.group}” is not in the task's groups.", line, "group"
                 )

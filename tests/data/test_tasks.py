@@ -7,6 +7,7 @@ import pytest
 
 from playground.data import tasks
 from playground.errors import TaskError
+from playground.evaluation.scoring import score
 from playground.settings import Settings
 
 HEAD = """title = "Desk"
@@ -175,3 +176,15 @@ def test_examples_stand_as_turns_before_the_input(tmp_path):
     roles = [turn["role"] for turn in found.messages("Where?", found.train)]
     assert roles == ["system", "user", "assistant", "user"]
     assert found.messages("<b>x</b>")[-1] == {"role": "user", "content": "<b>x</b>"}
+
+
+@pytest.mark.parametrize("id", ["support-desk", "handbook"])
+def test_bundled_tasks_are_whole_and_their_own_answers_are_right(id, settings):
+    found = tasks.task(id, settings)
+    listed = tasks.tasks(settings)[id]
+    assert [len(getattr(found, split)) for split in tasks.SPLITS] == [listed.train, listed.dev, listed.test]
+    assert len(found.data_hash) == 64
+    for item in found.test:
+        for form in (item.target, *item.accept):
+            result = score(found, item, form)
+            assert (result.correct, result.score, result.valid) == (True, 1.0, True), (item.id, form)
