@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["progress", "metric", "sample", "log", "artifact"]
+Kind = Literal["progress", "metric", "sample", "log", "artifact", "provenance"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,8 @@ class Event:
     def artifact(cls, name: str, path: str, bytes: int) -> "Event":
         """A finished file or folder, ``path`` relative to the run's folder, ``bytes`` on disk."""
         return cls("artifact", {"name": name, "path": path, "bytes": bytes})
+
+    @classmethod
+    def provenance(cls, **facts: Any) -> "Event":
+        """How the run came about: versions, device, hashes. Facts add up; the store keeps them with the run."""
+        return cls("provenance", facts)

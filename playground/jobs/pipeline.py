@@ -1,0 +1,153 @@
+"""One run as a generator of events: load, adapt, test. Every executor iterates this."""
+
+import queue
+import random
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from playground.data import tasks
+from playground.data.tasks import Item, Task
+from playground.events import Event
+from playground.jobs import provenance
+from playground.methods.base import Adapted, Context
+from playground.methods.registry import method
+from playground.models import catalogue
+from playground.models.catalogue import Model
+from playground.results.runs import Run
+from playground.settings import Settings
+
+
+def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, None, None]:
+    """Do a run, telling its events. Download is in no measured time; loading is a metric of its own.
+
+    Raises:
+        PlaygroundError: the run cannot be done; the message is for the user.
+    """
+    technique = method(run.method)
+    params = technique.Params.parse(run.params)
+    chosen = tasks.task(run.task, settings)
+    entry = catalogue.model(run.model, settings)
+    yield Event.provenance(**provenance.before(run, chosen))
+    language_model = yield from _load(entry, settings)
+    yield Event.metric("load_seconds", language_model.load_seconds)
+    yield Event.provenance(**provenance.of_model(language_model))
+
+    context = Context(
+        task=chosen,
+        model=language_model,
+        folder=folder,
+        seed=run.seed,
+        embedder=_embedder(settings),
+        resume=run.resume,
+    )
+    device = str(language_model.device)
+    adapted = yield from _adapt(technique.adapt(params, context), device, earlier_seconds(run))
+    yield from _sizes(adapted)
+    yield from _test(adapted, chosen, run, device)
+    yield Event.provenance(**provenance.after())
+
+
+def test_items(chosen: Task, limit: int | None) -> Sequence[Item]:
+    """The test items of a run: all, or a fixed random choice, the same for every method and seed."""
+    if limit is None or limit >= len(chosen.test):
+        return chosen.test
+    order = list(range(len(chosen.test)))
+    random.Random(0).shuffle(order)
+    return [chosen.test[i] for i in sorted(order[:limit])]
+
+
+def earlier_seconds(run: Run) -> float:
+    """Seconds that earlier attempts of a resumed run spent on adapting, as far as they were told."""
+    if not run.resume:
+        return 0.0
+    told = (run.progress or {}).get("adapt_seconds")
+    return float(told or run.metrics.get("adapt_seconds") or 0.0)
+
+
+def _load(entry: Model, settings: Settings) -> Generator[Event, None, Any]:
+    from playground.models.sources import locate
+    from playground.models.text import load
+
+    folder = yield from _telling(lambda tell: locate(entry, settings, tell))
+    yield Event.progress("load", 0, 1, note=entry.title)
+    loaded = load(entry, settings, folder=folder)
+    yield Event.progress("load", 1, 1, note=entry.title)
+    return loaded
+
+
+def _telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
+    """Run a function that reports through a callback, as a generator of progress events."""
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    result: dict[str, Any] = {}
+
+    def body() -> None:
+        try:
+            result["value"] = work(lambda note, done, total: told.put((note, done, total)))
+        except BaseException as error:
+            result["error"] = error
+        told.put(None)
+
+    threading.Thread(target=body, name="fetch", daemon=True).start()
+    for note, done, total in iter(told.get, None):
+        yield Event.progress("fetch", done, total, unit="byte", note=note)
+    if "error" in result:
+        raise result["error"]
+    return result["value"]
+
+
+def _adapt(
+    steps: Generator[Event, None, Adapted], device: str, earlier: float
+) -> Generator[Event, None, Adapted]:
+    from playground.training.measure import PeakMemory, Stopwatch
+
+    yield Event.progress("adapt", 0)
+    with PeakMemory(device) as memory, Stopwatch() as watch:
+        adapted = yield from _timed(steps, lambda: earlier + watch.seconds)
+    yield Event.metric("adapt_seconds", earlier + watch.seconds)
+    yield Event.metric("adapt_peak_bytes", memory.bytes)
+    return adapted
+
+
+def _timed(
+    steps: Generator[Event, None, Adapted], seconds: Callable[[], float]
+) -> Generator[Event, None, Adapted]:
+    """Pass events on; progress carries the seconds spent so far, so that a resumed run can add to them."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            return end.value
+        if event.kind == "progress":
+            event.data["adapt_seconds"] = seconds()
+        yield event
+
+
+def _test(adapted: Adapted, chosen: Task, run: Run, device: str) -> Iterator[Event]:
+    from playground.evaluation.text import evaluate
+    from playground.training.measure import PeakMemory
+
+    with PeakMemory(device) as memory:
+        yield from evaluate(adapted, chosen, test_items(chosen, run.limit), seed=run.seed)
+    yield Event.metric("answer_peak_bytes", memory.bytes)
+
+
+def _sizes(adapted: Adapted) -> Iterator[Event]:
+    trainable, total = adapted.trainable_parameters, adapted.total_parameters
+    yield Event.metric("stored_bytes", adapted.stored_bytes)
+    yield Event.metric("trainable_parameters", trainable)
+    yield Event.metric("trainable_share", trainable / total if trainable is not None and total else None)
+
+
+def _embedder(settings: Settings) -> Callable[[], Any]:
+    loaded = []
+
+    def embedder() -> Any:
+        from playground.models.embedding import load_embedder
+
+        if not loaded:
+            loaded.append(load_embedder(settings))
+        return loaded[0]
+
+    return embedder

@@ -1,0 +1,74 @@
+"""Processes told apart for sure: an id alone may be given to a later process."""
+
+import contextlib
+import os
+import signal
+import time
+
+import psutil
+
+
+def started(process: int) -> str | None:
+    """When the process with that id started, as an opaque text; None if it is gone or a zombie."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]  # ticks since boot: exact, unlike a clock time
+    except FileNotFoundError:
+        if os.path.exists("/proc/self/stat"):
+            return None
+    except (ProcessLookupError, PermissionError):
+        return None
+    try:
+        found = psutil.Process(process)
+        return None if found.status() == psutil.STATUS_ZOMBIE else str(int(found.create_time()))
+    except psutil.Error:
+        return None
+
+
+def alive(process: int | None, since: str | None) -> bool:
+    """Whether the very process that started at ``since`` still runs."""
+    return process is not None and since is not None and started(process) == since
+
+
+def identity(process: int | None = None) -> str:
+    """A text that names a process for good: "<id>:<start>"."""
+    process = process or os.getpid()
+    return f"{process}:{started(process)}"
+
+
+def identity_alive(text: str | None) -> bool:
+    """Whether the process that ``identity`` named still runs."""
+    if not text or ":" not in text:
+        return False
+    process, _, since = text.partition(":")
+    return alive(int(process), since)
+
+
+def end_group(process: int, since: str | None, patience: float = 0.7) -> bool:
+    """End a process that leads its own group, and the group: politely, then by force.
+
+    Returns within ``patience`` + 1 seconds; True if the process is gone.
+    """
+    if not alive(process, since):
+        return True
+    _signal_group(process, signal.SIGTERM)
+    if not _wait_gone(process, since, patience):
+        _signal_group(process, signal.SIGKILL)
+        return _wait_gone(process, since, 1.0)
+    _signal_group(process, signal.SIGKILL)  # children that did not listen
+    return True
+
+
+def _signal_group(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process, number)
+
+
+def _wait_gone(process: int, since: str | None, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not alive(process, since):
+            return True
+        time.sleep(0.02)
+    return not alive(process, since)

@@ -1,0 +1,115 @@
+"""How a run came about: versions, machine, model, data. Facts only; what is unknown is left out."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import playground
+from playground.data.tasks import Task
+from playground.results.runs import Run
+
+if TYPE_CHECKING:
+    from playground.models.text import LanguageModel
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "sentence-transformers",
+    "chromadb",
+    "bm25s",
+    "numpy",
+)
+
+
+def before(run: Run, task: Task) -> dict[str, Any]:
+    """What is known before the model is loaded."""
+    return {
+        "playground": playground.__version__,
+        "commit": commit(),
+        "method": run.method,
+        "params": run.params,
+        "seed": run.seed,
+        "limit": run.limit,
+        "resumed": run.resume,
+        "task": task.id,
+        "data_hash": task.data_hash,
+        "metric": task.metric,
+        "test_items": len(task.test),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "libraries": libraries(),
+        "load_average_before": _load_average(),
+    }
+
+
+def of_model(model: "LanguageModel") -> dict[str, Any]:
+    """What is known once the model is loaded."""
+    import torch
+
+    device = model.device
+    return {
+        "model": model.entry.id,
+        "model_repo": model.entry.repo,
+        "model_revision": model.revision,
+        "model_sha256": model.entry.sha256 or None,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def after() -> dict[str, Any]:
+    """What is known at the end. A load above one job's own marks timings that shared the machine."""
+    return {"load_average_after": _load_average()}
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the installed libraries that decide a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, "+" behind it when files were changed; None outside a checkout."""
+    root = Path(playground.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _load_average() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

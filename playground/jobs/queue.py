@@ -1,0 +1,328 @@
+"""The queue: files runs after checking them, starts them one at a time, stops them, finds lost ones.
+
+Page and CLI may share a store, each with its own Queue: the order is the store's, a device does one
+job at a time (see ``playground.jobs.local``), and each Queue starts the runs that it filed or that
+nobody living owns.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from playground.data import tasks
+from playground.data.tasks import Task
+from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreError
+from playground.jobs import local, processes
+from playground.methods.registry import method
+from playground.models import catalogue
+from playground.models.catalogue import Model
+from playground.results.runs import ACTIVE, Filing, Run, RunStore
+from playground.settings import Settings
+
+TICK = 0.2  # seconds between two looks at the queue
+SWEEP = 2.0  # seconds between two looks for runs whose process is gone
+LOST = "Its process ended without a word while it was running. Resume it to go on from its last checkpoint."
+CLOSED = "The playground was closed while it was running. Resume it to go on from its last checkpoint."
+
+log = logging.getLogger(__name__)
+
+
+class Queue:
+    """Files, starts and stops runs.
+
+    Args:
+        settings: the same for the workers.
+        store: where runs are filed.
+        release: called before a job starts, to free memory that it needs (``Arbiter.release``).
+    """
+
+    def __init__(self, settings: Settings, store: RunStore, release: Callable[[], None] | None = None):
+        self.settings = settings
+        self.store = store
+        self.release = release
+        self.identity = processes.identity()
+        self._job: tuple[int, subprocess.Popen] | None = None
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._adopt = True
+        self._ended: list[tuple[int, str]] = []  # ends that the store would not take yet
+
+    # Filing
+
+    def submit(
+        self,
+        method_id: str,
+        params: Mapping[str, Any],
+        task_id: str,
+        model_id: str,
+        seed: int = 0,
+        limit: int | None = None,
+        group: str | None = None,
+    ) -> Run:
+        """Check a run and file it.
+
+        Raises:
+            InvalidInput: the method, task, a parameter, the seed or the limit is wrong.
+            ModelUnavailable: the model cannot be had.
+            QueueError: the same run is queued or running, or the queue is full.
+            StoreError: it cannot be written.
+        """
+        filing = self._filing(method_id, params, task_id, model_id, seed, limit, group)
+        return self._submit([filing])[0]
+
+    def race(
+        self,
+        task_id: str,
+        model_id: str,
+        method_ids: Sequence[str],
+        params_by_method: Mapping[str, Mapping[str, Any]] | None = None,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> list[Run]:
+        """Check one run a method on the same task and model, and file all or none; they share a group.
+
+        Raises: as ``submit``.
+        """
+        if not method_ids:
+            raise InvalidInput("Choose at least one method.", field="methods")
+        twice = {id for id in method_ids if list(method_ids).count(id) > 1}
+        if twice:
+            raise InvalidInput(f"{', '.join(sorted(twice))} is named twice.", field="methods")
+        given = params_by_method or {}
+        group = uuid.uuid4().hex[:8]
+        filings = [
+            self._filing(id, given.get(id, {}), task_id, model_id, seed, limit, group) for id in method_ids
+        ]
+        return self._submit(filings)
+
+    def _submit(self, filings: Sequence[Filing]) -> list[Run]:
+        owner = self.identity if self._thread else None
+        runs = self.store.submit_all(filings, owner=owner, max_queued=self.settings.max_queued)
+        self._wake.set()
+        return runs
+
+    def _filing(
+        self,
+        method_id: str,
+        params: Mapping[str, Any],
+        task_id: str,
+        model_id: str,
+        seed: int,
+        limit: int | None,
+        group: str | None,
+    ) -> Filing:
+        technique = method(method_id)
+        values = technique.Params.parse(dict(params))
+        chosen_task = tasks.task(task_id, self.settings)
+        technique.check(values, chosen_task)
+        entry = catalogue.model(model_id, self.settings)
+        if technique.modality != entry.modality:
+            raise InvalidInput(f"{technique.title} needs a model for {technique.modality}s.", field="model")
+        seed = _whole(seed, "seed", 0, 2**32 - 1)
+        if limit is not None:
+            limit = _whole(limit, "limit", 1, 10**9)
+            if limit >= len(chosen_task.test):
+                limit = None  # nothing is capped, and rows with and without it compare
+        dumped = values.model_dump(mode="json")
+        return Filing(
+            key=run_key(method_id, dumped, entry, chosen_task, seed, limit),
+            method=method_id,
+            params=dumped,
+            model=entry.id,
+            task=chosen_task.id,
+            seed=seed,
+            limit=limit,
+            group=group,
+        )
+
+    # Changing
+
+    def cancel(self, run_id: int) -> Run:
+        """Stop a running run, or take a waiting one out of the queue. Takes at most about two seconds.
+
+        Raises:
+            RunNotFound: there is no such run.
+            QueueError: it has ended already (stopping twice is harmless, and says so).
+        """
+        if not self.store.transition(run_id, "cancelled", expect=ACTIVE, error="Stopped by hand."):
+            status = self.store.get(run_id).status
+            ended = "stopped" if status == "cancelled" else status
+            raise QueueError(f"Run {run_id} is already {ended}; there is nothing to stop.")
+        run = self.store.get(run_id)  # after the change: a pid noted before it is seen here
+        if run.process is not None:
+            processes.end_group(run.process, run.process_started)
+        self._wake.set()
+        return run
+
+    def resume(self, run_id: int) -> Run:
+        """File a stopped, failed or interrupted run again under its id, from its last checkpoint.
+
+        Raises:
+            RunNotFound: there is no such run.
+            QueueError: it is waiting, running or done, or the queue is full.
+        """
+        owner = self.identity if self._thread else None
+        run = self.store.refile(run_id, owner=owner, max_queued=self.settings.max_queued)
+        self._wake.set()
+        return run
+
+    def delete(self, run_id: int) -> None:
+        """Remove an ended run: its row, its events and its folder.
+
+        Raises:
+            RunNotFound: there is no such run.
+            QueueError: it is waiting or running.
+        """
+        self.store.delete(run_id)
+        shutil.rmtree(local.run_folder(self.settings, run_id), ignore_errors=True)
+
+    # Working
+
+    def start(self, adopt: bool = True) -> None:
+        """Mark lost runs as interrupted, and start working off the queue in a thread.
+
+        Args:
+            adopt: also start waiting runs that another process filed which is gone.
+        """
+        self._adopt = adopt
+        self.recover()
+        self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
+        self._thread.start()
+
+    def recover(self) -> list[int]:
+        """Mark runs as interrupted whose worker and owner are gone. Returns their ids."""
+        lost = []
+        for run in self.store.list(status="running"):
+            if self._is_lost(run) and self.store.finish(run.id, "interrupted", LOST):
+                lost.append(run.id)
+        return lost
+
+    def _is_lost(self, run: Run) -> bool:
+        if processes.alive(run.process, run.process_started):
+            return False
+        if run.owner == self.identity:  # its end may still be on the way through this very queue
+            mine = self._job is not None and self._job[0] == run.id
+            return not mine and all(run.id != ended for ended, _ in self._ended)
+        return not processes.identity_alive(run.owner)
+
+    def close(self) -> None:
+        """Stop working: a running run becomes interrupted, waiting ones stay for the next start."""
+        if self._thread is None:
+            return
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+        self._thread = None
+        if self._job:
+            run_id, process = self._job
+            self.store.finish(run_id, "interrupted", CLOSED)
+            processes.end_group(process.pid, processes.started(process.pid))
+            process.wait()
+            self._job = None
+        mine = [run.id for run in self.store.queued() if run.owner == self.identity]
+        self.store.set_owner(mine, None)
+
+    def _work(self) -> None:
+        swept = time.monotonic()
+        while not self._closing:
+            try:
+                self._reap()
+                if time.monotonic() - swept >= SWEEP:
+                    swept = time.monotonic()
+                    self.recover()
+                if self._job is None:
+                    self._start_next()
+            except StoreError as error:  # e.g. the disk is full: keep trying, it may be freed
+                log.error("The queue waits: %s", error)
+                time.sleep(1)
+            except Exception:
+                log.exception("The queue met an error and goes on")
+                time.sleep(1)
+            self._wake.wait(TICK)
+            self._wake.clear()
+
+    def _reap(self) -> None:
+        if self._job and self._job[1].poll() is not None:
+            run_id, process = self._job
+            self._ended.append((run_id, self._reason(run_id, process.returncode)))
+            self._job = None
+        while self._ended:
+            self.store.finish(self._ended[0][0], "failed", self._ended[0][1])  # unless it ended in order
+            self._ended.pop(0)
+
+    def _reason(self, run_id: int, code: int) -> str:
+        if code == -signal.SIGKILL:
+            return (
+                "The run's process was killed by the system, probably out of memory. Lower the batch size or"
+                " the length, choose a smaller model, or close other programs."
+            )
+        words = local.last_words(self.settings, run_id)
+        ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+        return f"The run's process ended {ended} without a result." + (
+            f" Last words: {words}" if words else ""
+        )
+
+    def _start_next(self) -> None:
+        run = self._next()
+        if run is None:
+            return
+        lock = local.lock_device(self.settings)
+        if lock is None:
+            return
+        try:
+            if self.store.transition(run.id, "running", expect={"queued"}, owner=self.identity):
+                self._launch(run, lock)
+        finally:
+            os.close(lock)
+
+    def _next(self) -> Run | None:
+        """The first in the queue, if it is ours or nobody's; another living process takes its own."""
+        for run in self.store.queued():
+            if run.owner == self.identity:
+                return run
+            if processes.identity_alive(run.owner):
+                return None
+            if self._adopt:
+                return run
+        return None
+
+    def _launch(self, run: Run, lock: int) -> None:
+        try:
+            if self.release:
+                self.release()
+            process = local.launch(run, self.settings, lock)
+        except (OSError, PlaygroundError) as error:
+            self.store.finish(run.id, "failed", f"The run could not be started: {error}.")
+            return
+        self._job = (run.id, process)
+        since = processes.started(process.pid)
+        if since is not None and not self.store.set_process(run.id, process.pid, since):
+            processes.end_group(process.pid, since)  # it was stopped between filing and starting
+
+
+def run_key(
+    method_id: str, params: Mapping[str, Any], entry: Model, data: Task, seed: int, limit: int | None
+) -> str:
+    """A hash of all that decides a run's result."""
+    parts = [method_id, params, entry.id, entry.repo, entry.revision, entry.sha256]
+    parts += [data.id, data.data_hash, seed, limit]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _whole(value: Any, name: str, low: int, high: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a form's number field
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        label = {"limit": "The limit of test items", "seed": "The seed"}[name]
+        raise InvalidInput(f"{label} must be a whole number of at least {low}, not {value!r}.", field=name)
+    return value

@@ -1,0 +1,84 @@
+"""A queue whose workers run without a real model (see fake_world)."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from playground.results.runs import FINISHED, RunStore
+from playground.settings import Settings
+
+WORLD = Path(__file__).parent / "fake_world"
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path / "home", offline=True, device="cpu", max_queued=8)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Fake methods, task and model in this process and in every worker started from it."""
+    monkeypatch.syspath_prepend(str(WORLD))
+    path = os.pathsep.join([str(WORLD), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    import fake_methods
+
+    from playground.data import tasks
+    from playground.methods import registry
+    from playground.models import catalogue
+
+    found = {"zero_shot": fake_methods.ZeroShot(), "patient": fake_methods.Patient()}
+    monkeypatch.setattr(registry, "methods", lambda: found)
+    monkeypatch.setattr(tasks, "task", fake_methods.find_task)
+    monkeypatch.setattr(catalogue, "model", fake_methods.find_model, raising=False)
+    yield fake_methods
+    sys.modules.pop("fake_methods", None)
+
+
+@pytest.fixture
+def store(settings):
+    store = RunStore(settings.database)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def queue(settings, store, world):
+    from playground.jobs.queue import Queue
+
+    queue = Queue(settings, store)
+    queue.start()
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def ended(store):
+    """Wait until a run has ended and return it."""
+
+    def wait(run_id, seconds=20):
+        return until(lambda: _if(store.get(run_id), lambda run: run.status in FINISHED), seconds)
+
+    return wait
+
+
+@pytest.fixture
+def eventually():
+    return until
+
+
+def until(look, seconds=20):
+    """Ask again until the answer is true, and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"nothing within {seconds} s")
+
+
+def _if(value, test):
+    return value if test(value) else None
