@@ -1,0 +1,145 @@
+import csv
+import io
+import json
+
+import pytest
+
+from playground.results import comparison
+from playground.results.runs import Run
+
+METHODS = {
+    "lora": {"title": "LoRA", "family": "parametric", "changes_weights": "Adds low-rank matrices"},
+    "zero_shot": {"title": "Zero-shot", "family": "non-parametric", "changes_weights": "No"},
+}
+
+
+def run(id, method="lora", status="done", quality=None, **more):
+    metrics = {} if quality is None else {"quality": quality}
+    values = {
+        "key": str(id),
+        "params": {},
+        "model": "m",
+        "task": "t",
+        "seed": 0,
+        "limit": None,
+        "group": None,
+    }
+    return Run(id=id, method=method, status=status, **(values | {"metrics": metrics} | more))
+
+
+def rows(*runs):
+    return comparison.rows(runs, METHODS)
+
+
+def test_a_row_carries_every_column_and_blanks_stay_none():
+    (row,) = rows(run(1))
+    asked = """method family changes_weights quality metric n valid_rate difference trainable_parameters
+        trainable_share adapt_seconds load_seconds adapt_peak_bytes stored_bytes prompt_tokens query_seconds_p50
+        query_seconds_p95 tokens_per_second seed provenance limit"""
+    assert set(asked.split()) <= set(row)
+    assert (row["title"], row["family"], row["changes_weights"]) == (
+        "LoRA", "parametric", "Adds low-rank matrices"
+    )  # fmt: skip
+    assert row["quality"] is row["n"] is row["adapt_seconds"] is row["difference"] is None
+
+
+def test_the_difference_is_to_zero_shot_on_the_same_footing_whatever_the_seed():
+    found = rows(
+        run(1, "zero_shot", quality=0.1),
+        run(2, "zero_shot", quality=0.2, seed=9),  # newer: this one counts
+        run(3, quality=0.85),
+        run(4, quality=0.85, task="other"),
+        run(5, quality=0.85, model="other"),
+        run(6, quality=0.85, limit=10),
+        run(7, quality=0.85, provenance={"data_hash": "changed"}),
+        run(8, "zero_shot", status="failed", quality=0.0),
+    )
+    assert found[2]["difference"] == pytest.approx(0.65)
+    assert [row["difference"] for row in found[3:]] == [None] * 5
+    assert found[0]["difference"] is None
+
+
+def test_the_newest_finished_run_of_a_key_stands():
+    runs = [
+        run(1, key="a", quality=0.1),
+        run(2, key="a", quality=0.2),
+        run(3, key="a", status="failed"),
+        run(4, key="b", status="failed"),
+        run(5, key="b", status="cancelled"),
+        run(6, key="a", status="running"),
+        run(7, key="c", status="interrupted"),
+        run(8, key="c", status="queued"),
+    ]
+    assert [one.id for one in comparison.newest(reversed(runs))] == [2, 5, 6, 8]
+
+
+def test_parts_scored_apart_get_columns():
+    found = rows(run(1, metrics={"quality": 0.5, "quality/covered": 0.75, "train_loss": 3.0}), run(2))
+    assert found[0]["quality/covered"] == 0.75
+    assert "quality/covered" in [column.name for column in comparison.columns(found)]
+    assert "| 75.0 % |" in comparison.to_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (None, "", ""),
+        (0.8545, "", "85.5 %"),
+        (0.00018, "", "0.018 %"),
+        (0.0, "", "0.0 %"),
+        (0.125, "difference", "+12.5 pp"),
+        (-0.125, "difference", "-12.5 pp"),
+        (9_800_000, "B", "9.8 MB"),
+        (538_000_000, "B", "538 MB"),
+        (1_600_000_000, "B", "1.6 GB"),
+        (0, "B", "0 B"),
+        (0.0523, "s", "0.052 s"),
+        (4.26, "s", "4.3 s"),
+        (91.4, "s", "91 s"),
+        (178.0, "s", "2 min 58 s"),
+        (2_442_240, "count", "2,442,240"),
+        (43.6, "tokens", "44 tokens"),
+        (19.83, "tokens/s", "19.8 tokens/s"),
+        (2.0351, "loss", "2.035"),
+        ("x", "text", "x"),
+    ],
+)
+def test_units_are_written_for_people(value, unit, expected):
+    assert comparison.text(value, unit) == expected
+
+
+def test_markdown_shows_html_and_pipes_as_text():
+    methods = {"lora": {"title": "<b>a|b</b>\nnew line"}}
+    table = comparison.to_markdown(comparison.rows([run(1, quality=0.5)], methods))
+    assert "&lt;b&gt;a\\|b&lt;/b&gt; new line" in table
+    assert "<b>" not in table
+    assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+    assert "50.0 %" in table
+
+
+def test_csv_is_raw_and_runs_no_formula():
+    evil = run(
+        1, quality=0.5, task="=HYPERLINK(1)", model=" +1", error="@x", params={"a": "=1"}, group="\t=1"
+    )
+    read = list(csv.DictReader(io.StringIO(comparison.to_csv(rows(evil)))))[0]
+    assert (read["task"], read["model"], read["error"]) == ("'=HYPERLINK(1)", "' +1", "'@x")
+    assert read["group"].startswith("'")
+    assert read["quality"] == "0.5"
+    assert read["adapt_seconds"] == ""
+    assert json.loads(read["params"]) == {"a": "=1"}
+
+
+def test_negative_numbers_stay_numbers_in_csv():
+    found = rows(run(1, "zero_shot", quality=0.5), run(2, quality=0.25))
+    assert list(csv.DictReader(io.StringIO(comparison.to_csv(found))))[1]["difference"] == "-0.25"
+
+
+def test_json_holds_everything():
+    found = rows(run(1, quality=0.5, provenance={"device": "cpu"}))
+    assert json.loads(comparison.to_json(found)) == found
+
+
+def test_an_empty_table_is_a_table():
+    assert comparison.to_markdown([]).count("\n") == 2
+    assert comparison.to_csv([]).startswith("run,")
+    assert comparison.to_json([]) == "[]"
