@@ -284,6 +284,7 @@ def test_page_and_worker_killed_at_once_are_found_at_the_next_start(settings, st
     os.kill(run.process, signal.SIGKILL)
     page.kill()
     page.communicate()
+    eventually(lambda: processes.started(run.process) is None, 3)
     assert store.get(run_id).status == "running"
     queue = Queue(settings, store)
     assert queue.recover() == [run_id]
