@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -170,24 +171,46 @@ def _interval(task: Task, scores: Sequence[Score], seed: int) -> Interval:
 def _probe(adapted: Adapted, items: Sequence[Item], limit: int, seed: int) -> Iterator[Event]:
     """Ask a seeded few one at a time, as a single visitor would: nothing is shared between them."""
     chosen = random.Random(seed).sample(list(items), min(PROBE_ITEMS, len(items)))
-    seconds: list[float] = []
-    tokens, generating = 0, 0.0
+    asked: list[_Asked] = []
     started = time.perf_counter()
-    for done, item in enumerate(chosen):
-        if done and time.perf_counter() - started > PROBE_SECONDS:
+    for done, item in enumerate(chosen, 1):
+        one = _ask(adapted, item, limit)
+        if one is not None:
+            asked.append(one)
+        yield Event.progress("probe", done, len(chosen), unit="item")
+        if time.perf_counter() - started > PROBE_SECONDS:
             break
-        start = time.perf_counter()
-        ids = adapted.model.encode(adapted.prompts([item.input])[0].messages)
-        if len(ids) + limit > adapted.model.context_length:
-            continue
-        asked = time.perf_counter()
-        for _, answer in adapted.model.generate([ids], limit, share_prefix=False):
-            tokens += answer.tokens
-        seconds.append(time.perf_counter() - start)
-        generating += time.perf_counter() - asked
-        yield Event.progress("probe", done + 1, len(chosen), unit="item")
-    if seconds:
+    if asked:
+        seconds = [one.seconds for one in asked]
         yield Event.metric("query_seconds_p50", float(np.percentile(seconds, 50)))
         yield Event.metric("query_seconds_p95", float(np.percentile(seconds, 95)))
-    if generating and tokens:
-        yield Event.metric("tokens_per_second", tokens / generating)
+    decoded, decoding = sum(one.decoded for one in asked), sum(one.decoding for one in asked)
+    if decoded:
+        yield Event.metric("tokens_per_second", decoded / decoding)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One question asked alone: its seconds, and the tokens after the first with their seconds."""
+
+    seconds: float
+    decoded: int
+    decoding: float
+
+
+def _ask(adapted: Adapted, item: Item, limit: int) -> _Asked | None:
+    """Ask one question; None where its prompt does not fit the context."""
+    model = adapted.model
+    passes: list[float] = []
+    hook = model.model.register_forward_pre_hook(lambda *_: passes.append(time.perf_counter()))
+    try:
+        start = time.perf_counter()
+        ids = model.encode(adapted.prompts([item.input])[0].messages)
+        if len(ids) + limit > model.context_length:
+            return None
+        [(_, answer)] = model.generate([ids], limit, share_prefix=False)
+        end = time.perf_counter()
+    finally:
+        hook.remove()
+    decoded = answer.tokens - 1  # the first token comes with the pass that reads the prompt
+    return _Asked(end - start, decoded, end - passes[-decoded] if decoded else 0.0)
