@@ -231,21 +231,18 @@ def warnings(task: Task) -> list[str]:
             where.setdefault(_key(item.input), {}).setdefault(split, []).append(item)
     repeated = [group for groups in where.values() for group in groups.values() if len(group) > 1]
     if repeated:
-        found.append(f"{_some(repeated, 'input occurs', 'inputs occur')} more than once in the same split.")
+        found.append(_several(repeated, "input occurs", "inputs occur", "more than once in the same split"))
     for split in ("train", "dev"):
         leaks = [
             groups[split] + groups["test"] for groups in where.values() if {split, "test"} <= set(groups)
         ]
         if leaks:
-            found.append(
-                f"{_some(leaks, 'test input is', 'test inputs are')} also in {split}: "
-                "the measured quality will look better than it is."
-            )
-    together = [sum(groups.values(), []) for groups in where.values()]
+            end = f"also in {split}: the measured quality will look better than it is"
+            found.append(_several(leaks, "test input is", "test inputs are", end))
     together = [sum(groups.values(), []) for groups in where.values()]
     contradictions = [items for items in together if len({item.target for item in items}) > 1]
     if contradictions:
-        found.append(f"{_some(contradictions, 'input has', 'inputs have')} different targets.")
+        found.append(_several(contradictions, "input has", "inputs have", "different targets"))
     unseen = {item.target for item in task.test} - {item.target for item in task.train}
     if task.answer == "label" and unseen:
         found.append(f"No training example has the label {', '.join(sorted(unseen)[:5])}.")
@@ -469,11 +466,11 @@ def _key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _some(groups: Sequence[Sequence[Item]], one: str, many: str) -> str:
-    examples = "; ".join(", ".join(item.id for item in group[:3]) for group in groups[:3])
-    return (
-        f"{len(groups):,} {one if len(groups) == 1 else many} ({examples}{' …' if len(groups) > 3 else ''})"
-    )
+def _several(groups: Sequence[Sequence[Item]], one: str, many: str, end: str) -> str:
+    """A sentence with a count, and the ids of the first few."""
+    places = "; ".join(", ".join(item.id for item in group[:3]) for group in groups[:3])
+    dots = " …" if len(groups) > 3 else ""
+    return f"{len(groups):,} {one if len(groups) == 1 else many} {end} ({places}{dots})."
 
 
 def _write(task: Task, folder: Path) -> None:
