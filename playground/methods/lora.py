@@ -1,5 +1,6 @@
 """LoRA: freeze the model and train two thin matrices beside each chosen layer (PEFT)."""
 
+import hashlib
 import json
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from playground.training.text import Plan
 
 ADAPTER = "adapter"
+WEIGHTS = "adapter_model.safetensors"
+ABOUT = "playground.json"
 SAMPLES = 3  # dev items answered before, during and after training
 
 _LAYERS = {
@@ -299,8 +302,10 @@ def _save(params: LoRAParams, context: Context, dev_loss: float | None) -> None:
     with atomic_folder(context.folder / ADAPTER) as partial:
         context.model.model.save_pretrained(partial, save_embedding_layers=False)
         (partial / "README.md").unlink()  # PEFT's empty model card
-        about = _about(params, context.model) | {"task": context.task.id, "dev_loss": dev_loss}
-        (partial / "playground.json").write_text(json.dumps(about, indent=1))
+        digest = hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest()
+        about = _about(params, context.model)
+        about |= {"task": context.task.id, "dev_loss": dev_loss, "sha256": digest}
+        (partial / ABOUT).write_text(json.dumps(about, indent=1))
 
 
 def _about(params: LoRAParams, model: "LanguageModel") -> dict[str, Any]:
@@ -318,21 +323,26 @@ def _read(folder: Path, params: LoRAParams, model: "LanguageModel") -> dict[str,
     Only safetensors and our own JSON are read: a foreign configuration or a pickle is never opened.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     if not folder.is_dir():
         raise AdapterError("There is no adapter in this run's folder: the training did not finish.")
+    for name in (ABOUT, WEIGHTS):
+        if not (folder / name).is_file():
+            raise AdapterError(f"The adapter is incomplete: {name} is missing.")
     try:
-        about = json.loads((folder / "playground.json").read_text())
-        weights = load_file(folder / "adapter_model.safetensors")
-    except FileNotFoundError as error:
-        raise AdapterError(f"The adapter is incomplete: {Path(error.filename).name} is missing.") from error
+        about = json.loads((folder / ABOUT).read_text())
+        content = (folder / WEIGHTS).read_bytes()
+        weights = load(content)
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"The adapter cannot be read, it is damaged: {error}") from error
+    if not isinstance(about, dict):
+        raise AdapterError(f"The adapter's {ABOUT} is not one that the playground wrote.")
     for name, value in _about(params, model).items():
-        if not isinstance(about, dict) or about.get(name) != value:
-            found = about.get(name) if isinstance(about, dict) else None
-            raise AdapterError(f"The adapter was made for {name} {found!r}, not for {value!r}.")
+        if about.get(name) != value:
+            raise AdapterError(f"The adapter was made for {name} {about.get(name)!r}, not for {value!r}.")
+    if hashlib.sha256(content).hexdigest() != about.get("sha256"):
+        raise AdapterError(f"The adapter is damaged: {WEIGHTS} is not the file that was saved.")
     return weights
 
 
