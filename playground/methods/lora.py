@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from playground.data.tasks import Task
-from playground.errors import AdapterError, InvalidParams
+from playground.errors import AdapterError, InvalidParams, ModelUnavailable
 from playground.events import Event
 from playground.methods.base import Adapted, Context, Method, Params, Prompt, parameter
 from playground.settings import Settings
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import nn
 
+    from playground.models.catalogue import Model
     from playground.models.text import LanguageModel
+    from playground.training.estimate import Estimate
     from playground.training.text import Plan
 
 ADAPTER = "adapter"
@@ -163,6 +165,52 @@ class LoRA(Method):
 
         torch.manual_seed(seed)
         return get_peft_model(model, _config(params, model))
+
+    def estimate(
+        self,
+        params: LoRAParams,
+        task: Task,
+        model: "Model",
+        settings: Settings,
+        *,
+        tokens_per_second: float | None = None,
+    ) -> "Estimate":
+        """What training would take: exact counts, estimated memory and time. Loads no weights.
+
+        Args:
+            tokens_per_second: ``train_tokens_per_second`` of an earlier run with this model here.
+
+        Raises:
+            ModelUnavailable: the model is not on this machine.
+        """
+        import torch
+        from transformers import AutoTokenizer
+
+        from playground.models import device, sources
+        from playground.models.text import LanguageModel
+        from playground.training.batches import encode
+        from playground.training.estimate import estimate, skeleton
+
+        if not sources.at_hand(model, settings):
+            raise ModelUnavailable(
+                f"{model.title} is not on this machine yet: it is fetched by its first run."
+            )
+        folder = sources.locate(model, settings)
+        chosen = device.choose(settings)
+        empty = skeleton(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        language_model = LanguageModel(
+            empty, tokenizer, model, torch.device("meta"), chosen.dtype, 0.0, model.revision
+        )
+        return estimate(
+            empty,
+            lambda network: self.wrap(params, network),
+            encode(language_model, task, task.train),
+            self.plan(params),
+            dtype=chosen.dtype,
+            device=chosen.name,
+            tokens_per_second=tokens_per_second,
+        )
 
     def adapt(self, params: LoRAParams, context: Context) -> Generator[Event, None, Adapted]:
         """Train, save the adapter in ``context.folder``/adapter, and merge it for fast answers.
