@@ -1,0 +1,185 @@
+"""From a task's items to the tensors of a forward pass: examples, rows without padding, labels.
+
+A *packed* row holds several examples one after another. The prompt's beginning that all of them share
+(the instruction) stands in it once; an attention mask lets every example see that beginning and
+itself, and position ids go on from it. The loss and its gradient are the same as with one padded
+line an example (tests/training/test_batches.py), with far fewer tokens to compute.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from playground.data.tasks import Item, Task
+
+if TYPE_CHECKING:
+    from playground.models.text import LanguageModel
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of prompt and answer; the last ``answer`` of them (end of turn included) are learnt."""
+
+    ids: tuple[int, ...]
+    answer: int
+
+
+@dataclass
+class Row:
+    """One forward pass.
+
+    ``inputs`` are the model's keyword arguments. ``labels`` has the shape of the logits without the
+    vocabulary: (1, answers) packed, (batch, longest answer) padded, -100 where nothing is learnt.
+    ``tokens`` counts what goes through the model, padding left out.
+    """
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor
+    answers: int
+    tokens: int
+
+
+def encode(model: "LanguageModel", task: Task, items: Iterable[Item]) -> list[Example]:
+    """The items as examples, in the chat template that the methods use for asking."""
+    return [_encode(model, task.messages(item.input), item.target) for item in items]
+
+
+def _encode(model: "LanguageModel", messages: list[dict[str, str]], target: str) -> Example:
+    prompt = model.encode(messages)
+    whole = model.encode([*messages, {"role": "assistant", "content": target}], add_generation_prompt=False)
+    stops = stop_tokens(model)
+    answer = whole[len(prompt) :] if whole[: len(prompt)] == prompt else []
+    end = next((at for at, token in enumerate(answer) if token in stops), None)
+    if end is None:  # the template ends a turn in its own way: answer and end token as they are
+        answer = [*model.tokenizer.encode(target, add_special_tokens=False), model.tokenizer.eos_token_id]
+    else:
+        answer = answer[: end + 1]
+    return Example((*prompt, *answer), len(answer))
+
+
+def stop_tokens(model: "LanguageModel") -> set[int]:
+    """The tokens that end an answer."""
+    ends = model.model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*ends, model.tokenizer.eos_token_id) if token is not None}
+
+
+def shared_prefix(examples: Sequence[Example]) -> int:
+    """How many leading tokens all examples share. The last prompt token is never among them."""
+    most = min(len(example.ids) - example.answer for example in examples) - 1
+    first = examples[0].ids
+    for at in range(max(most, 0)):
+        if any(example.ids[at] != first[at] for example in examples):
+            return at
+    return max(most, 0)
+
+
+def pack(
+    examples: Sequence[Example], prefix: int, limit: int, device: torch.device, dtype: torch.dtype
+) -> list[Row]:
+    """Rows of at most ``limit`` tokens each (more where one example alone is longer), in order."""
+    groups: list[list[Example]] = []
+    used = 0
+    for example in examples:
+        length = len(example.ids) - 1 - prefix
+        if not groups or used + length > limit:
+            groups.append([])
+            used = prefix
+        groups[-1].append(example)
+        used += length
+    return [_packed(group, prefix, device, dtype) for group in groups]
+
+
+def _packed(examples: Sequence[Example], prefix: int, device: torch.device, dtype: torch.dtype) -> Row:
+    ids = list(examples[0].ids[:prefix])
+    positions, segments = list(range(prefix)), [0] * prefix
+    keep: list[int] = []
+    labels: list[int] = []
+    for number, example in enumerate(examples, 1):
+        rest = example.ids[prefix:-1]  # nothing follows the last token: it is a label only
+        ids += rest
+        positions += range(prefix, prefix + len(rest))
+        segments += [number] * len(rest)
+        keep += range(len(ids) - example.answer, len(ids))
+        labels += example.ids[-example.answer :]
+    inputs = {
+        "input_ids": torch.tensor([ids], device=device),
+        "position_ids": torch.tensor([positions], device=device),
+        "attention_mask": _mask(torch.tensor(segments, device=device), dtype),
+        "logits_to_keep": torch.tensor(keep, device=device),
+    }
+    return Row(inputs, torch.tensor([labels], device=device), len(labels), len(ids))
+
+
+def _mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Additive mask (1, 1, tokens, tokens): itself and the past of the own segment and of segment 0."""
+    order = torch.arange(len(segments), device=segments.device)
+    seen = (order[:, None] >= order) & ((segments == 0) | (segments[:, None] == segments))
+    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+
+
+def pad(examples: Sequence[Example], device: torch.device, filler: int = 0) -> Row:
+    """One line an example, padded on the left: for models that cannot be packed."""
+    longest = max(len(example.ids) for example in examples) - 1
+    answers = max(example.answer for example in examples)
+    ids = torch.full((len(examples), longest), filler, device=device)
+    mask = torch.zeros_like(ids)
+    labels = torch.full((len(examples), answers), IGNORED, device=device)
+    for line, example in enumerate(examples):
+        length = len(example.ids) - 1
+        ids[line, longest - length :] = torch.tensor(example.ids[:-1], device=device)
+        mask[line, longest - length :] = 1
+        labels[line, answers - example.answer :] = torch.tensor(
+            example.ids[len(example.ids) - example.answer :], device=device
+        )
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+        "logits_to_keep": answers,
+    }
+    return Row(
+        inputs, labels, sum(example.answer for example in examples), sum(len(e.ids) - 1 for e in examples)
+    )
+
+
+def can_pack(model: nn.Module, examples: Sequence[Example], dtype: torch.dtype) -> bool:
+    """Whether the model gives a packed row the same log-probabilities as its examples alone.
+
+    It is tried on two examples: recurrent layers, ALiBi and attention kernels that take no free mask
+    show themselves, whatever the architecture is called. A sliding window shows only in long examples,
+    so its size is asked for.
+    """
+    window = getattr(model.config, "sliding_window", None)
+    if window is not None and max(len(example.ids) for example in examples) > window:
+        return False
+    shortest = sorted(examples, key=lambda example: len(example.ids))
+    pair = [shortest[0], shortest[len(shortest) // 2]]
+    device = next(model.parameters()).device
+    try:
+        packed = _log_probabilities(model, _packed(pair, shared_prefix(pair), device, dtype))
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return False
+    alone = torch.cat([_log_probabilities(model, pad([example], device)) for example in pair])
+    tolerance = 1e-3 if dtype == torch.float32 else 0.2
+    return packed.shape == alone.shape and torch.allclose(packed, alone, atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+def _log_probabilities(model: nn.Module, row: Row) -> torch.Tensor:
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(**row.inputs, use_cache=False).logits
+    finally:
+        model.train(was_training)
+    logits = logits.reshape(-1, logits.shape[-1]).float()
+    return logits.log_softmax(-1).gather(-1, row.labels.reshape(-1, 1)).squeeze(-1)

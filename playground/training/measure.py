@@ -1,0 +1,127 @@
+"""What a piece of work cost: seconds, peak memory, bytes on disk. Not measurable means None."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class Stopwatch:
+    """Seconds of wall time between entering and leaving a ``with`` block; running inside it."""
+
+    def __enter__(self) -> "Stopwatch":
+        self._start = time.perf_counter()
+        self._stop: float | None = None
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time in seconds, so far or of the finished block."""
+        return (self._stop or time.perf_counter()) - self._start
+
+
+class PeakMemory:
+    """Highest memory in use inside a ``with`` block, in bytes, or None where it cannot be measured.
+
+    On CUDA the allocator's own counters, on Linux the process's resident set: writing 5 to
+    /proc/self/clear_refs sets VmHWM back to the present size (proc(5)). Blocks must not be nested.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1" …
+    """
+
+    def __init__(self, device: str = "cpu"):
+        self.device = str(device)
+        self.bytes: int | None = None
+        self._valid = False
+
+    def __enter__(self) -> "PeakMemory":
+        self._valid = _reset_cuda(self.device) if self.device.startswith("cuda") else _reset_resident()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bytes = self.read()
+
+    def read(self) -> int | None:
+        """The peak since the block was entered, in bytes."""
+        if not self._valid:
+            return None
+        if self.device.startswith("cuda"):
+            import torch
+
+            return torch.cuda.max_memory_allocated(self.device)
+        return _status_bytes("VmHWM")
+
+
+def _reset_cuda(device: str) -> bool:
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    return True
+
+
+def _reset_resident() -> bool:
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:  # another system, or a container that forbids it: not measured
+        return False
+    return _status_bytes("VmHWM") is not None
+
+
+def _status_bytes(name: str) -> int | None:
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process has resident now, in bytes; None where the system does not say."""
+    return _status_bytes("VmRSS")
+
+
+def directory_bytes(path: Path) -> int:
+    """Bytes of all files below ``path`` (or of the file ``path``). Links are not followed."""
+    path = Path(path)
+    if path.is_file():
+        return path.stat().st_size
+    return sum((Path(folder) / name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def calibrate_threads(step: Callable[[], None], most: int | None = None) -> tuple[int, dict[int, float]]:
+    """Choose one thread or all by timing one step with each, and set PyTorch to the faster.
+
+    Two threads on a busy machine can be many times slower than one, so it is measured, not assumed.
+
+    Args:
+        step: one typical piece of work without lasting effect.
+        most: the larger count to try; None = as many as this process may use.
+
+    Returns:
+        The count now set, and the seconds of each count that was tried.
+    """
+    import torch
+
+    most = most or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count()))
+    if most <= 1:
+        torch.set_num_threads(1)
+        return 1, {}
+    step()  # first touch of memory and kernels
+    seconds = {}
+    for threads in (most, 1):
+        torch.set_num_threads(threads)
+        with Stopwatch() as watch:
+            step()
+        seconds[threads] = watch.seconds
+    best = min(seconds, key=seconds.__getitem__)
+    torch.set_num_threads(best)
+    return best, seconds

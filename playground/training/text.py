@@ -1,0 +1,456 @@
+"""The one training loop of all parametric text methods: answer tokens only, nothing computed twice.
+
+What it does not do: more than one device, gradient checkpointing, sharded optimisers.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingDiverged
+from playground.events import Event
+from playground.training import checkpoints
+from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
+from playground.training.measure import calibrate_threads
+from playground.training.saving import clear_leftovers
+
+REPORTS = 100  # points of the train-loss curve of a run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. ``learning_rate`` is the highest one; ``warmup`` the share of steps leading up to it.
+
+    One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
+    often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
+    better dev loss and keeps the best weights; None trains to the end and keeps the last. ``autocast``
+    computes in bfloat16 with float32 weights. ``pack_tokens`` caps the tokens of one forward pass
+    (memory follows it). ``threads``: CPU threads, 0 = time one step and choose, None = leave as set.
+    """
+
+    epochs: int = 4
+    batch_size: int = 4
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    max_length: int = 512
+    seed: int = 0
+    evals: int = 4
+    patience: int | None = None
+    checkpoint_seconds: float = 30.0
+    autocast: bool = False
+    pack_tokens: int = 1024
+    threads: int | None = 0
+
+    @property
+    def effective_batch(self) -> int:
+        """Examples per step of the optimiser."""
+        return self.batch_size * self.gradient_accumulation
+
+    def steps_per_epoch(self, examples: int) -> int:
+        """Steps of the optimiser in one pass over the data; the last one may see fewer examples."""
+        return math.ceil(examples / self.effective_batch)
+
+    def steps(self, examples: int) -> int:
+        """Steps of the optimiser in the whole training."""
+        return self.steps_per_epoch(examples) * self.epochs
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step 0 ≤ step < steps."""
+        warm = math.ceil(self.warmup * steps)
+        if step < warm:
+            return self.learning_rate * (step + 1) / (warm + 1)
+        done = (step - warm) / max(1, steps - warm)
+        factor = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
+        return self.learning_rate * factor[self.schedule]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training ended with.
+
+    ``seconds`` is training alone (dev loss and samples left out), summed over resumes, as is
+    ``tokens``. ``train_loss`` is the mean of the last reported steps. ``kept_step`` is the step whose
+    weights the model has now.
+    """
+
+    steps: int
+    kept_step: int
+    seconds: float
+    tokens: int
+    train_loss: float | None
+    dev_loss: float | None
+    trainable_parameters: int
+    total_parameters: int
+    stopped_early: bool
+    packed: bool
+
+
+def fit(examples: Sequence[Example], max_length: int, what: str) -> tuple[list[Example], list[Event]]:
+    """The examples that are short enough, and a warning where some are not.
+
+    Raises:
+        InvalidInput: none is short enough.
+    """
+    kept = [example for example in examples if len(example.ids) <= max_length]
+    if not kept:
+        longest = max((len(example.ids) for example in examples), default=0)
+        raise InvalidInput(
+            f"No {what} example fits: the shortest length allowed is {max_length} tokens, the longest "
+            f"example has {longest}. Raise the maximum length.",
+            field="max_length",
+        )
+    if len(kept) == len(examples):
+        return kept, []
+    left_out = len(examples) - len(kept)
+    text = (
+        f"{left_out} of {len(examples)} {what} examples are longer than {max_length} tokens and are left out."
+    )
+    return kept, [Event.log(text, "warning")]
+
+
+def train(
+    model: nn.Module,
+    examples: Sequence[Example],
+    dev: Sequence[Example],
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool = False,
+    samples: Callable[[int], Iterable[Event]] | None = None,
+) -> Generator[Event, None, TrainingResult]:
+    """Train the parameters of ``model`` that require a gradient, telling progress.
+
+    Args:
+        model: a causal language model of transformers, also one that PEFT has wrapped.
+        dev: for the dev-loss curve; may be empty.
+        folder: the run's folder; checkpoints are written below it.
+        resume: go on from the last whole checkpoint in ``folder`` where there is one.
+        samples: called with the step at the start and in the middle; its events are passed on.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite.
+        OutOfMemory: says what to lower.
+        RunFailed: the disk is full.
+    """
+    run = _Training(model, examples, dev, plan, Path(folder), samples)
+    try:
+        return (yield from run.events(resume))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"There was too little memory to train with batch size {plan.batch_size} and maximum length "
+            f"{plan.max_length}. Lower the batch size (raise gradient accumulation to make up for it), "
+            "the maximum length, or the rank, or choose a smaller model."
+        ) from error
+
+
+def evaluate_loss(
+    model: nn.Module, examples: Sequence[Example], *, pack_tokens: int = 1024, packed: bool | None = None
+) -> float:
+    """Mean cross-entropy in nats per answer token, over all answer tokens of ``examples``.
+
+    Args:
+        packed: whether the model takes packed rows; None = find out.
+    """
+    dtype = _dtype(model)
+    if packed is None:
+        packed = can_pack(model, examples, dtype)
+    ordered = sorted(examples, key=lambda example: len(example.ids))
+    was_training = model.training
+    model.eval()
+    total, answers = 0.0, 0
+    try:
+        with torch.no_grad():
+            for row in _rows(model, ordered, packed, pack_tokens, dtype):
+                total += row_loss(model, row).item()
+                answers += row.answers
+    finally:
+        model.train(was_training)
+    return total / answers
+
+
+def row_loss(model: nn.Module, row: Row) -> torch.Tensor:
+    """Sum of the cross-entropy over the row's answer tokens; logits are computed for those alone."""
+    logits = model(**row.inputs, use_cache=False).logits
+    return F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(),
+        row.labels.reshape(-1),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+
+
+def _rows(
+    model: nn.Module, examples: Sequence[Example], packed: bool, limit: int, dtype: torch.dtype
+) -> list[Row]:
+    device = next(model.parameters()).device
+    if packed:
+        return pack(examples, shared_prefix(examples), limit, device, dtype)
+    rows, start = [], 0
+    while start < len(examples):
+        end, longest = start, 0
+        while end < len(examples):
+            longest = max(longest, len(examples[end].ids))
+            if end > start and longest * (end + 1 - start) > limit:
+                break
+            end += 1
+        rows.append(pad(examples[start:end], device))
+        start = end
+    return rows
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    # that of the embedding, hence of the activations; adapters may be wider
+    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+
+
+class _Training:
+    """One training in progress."""
+
+    def __init__(self, model, examples, dev, plan, folder, samples):
+        self.model, self.plan, self.folder, self.samples = model, plan, folder, samples
+        self.examples, self.dev = list(examples), list(dev)
+        self.device, self.dtype = next(model.parameters()).device, _dtype(model)
+        self.parameters = list(checkpoints.trainable(model).values())
+        self.steps = plan.steps(len(self.examples))
+        self.per_epoch = plan.steps_per_epoch(len(self.examples))
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            fused=self.device.type in {"cpu", "cuda"},
+        )
+        self.state = checkpoints.State(self._fingerprint(), history=[])
+        self.pending: list[torch.Tensor] = []  # losses of the steps since the last report
+        self.tokens = 0  # that went through the model since then
+        self.packed = False
+
+    def events(self, resume: bool) -> Generator[Event, None, TrainingResult]:
+        clear_leftovers(self.folder)
+        clear_leftovers(self.folder / checkpoints.FOLDER)
+        torch.manual_seed(self.plan.seed)
+        self.packed = can_pack(self.model, self.examples, self.dtype)
+        yield Event.log(self._layout())
+        yield from self._resume() if resume else self._fresh()
+        self.model.train()
+        if self.plan.threads is not None and self.device.type == "cpu":
+            yield Event.log(self._set_threads())
+        if self.state.step == 0:
+            yield from self._start()
+        yield from self._loop()
+        self.model.eval()
+        return self._result()
+
+    def _layout(self) -> str:
+        prefix = shared_prefix(self.examples)
+        if self.packed:
+            return f"Examples are packed without padding; the {prefix} tokens that all share are computed once a step."
+        return "This model cannot take packed examples: they are padded, grouped by length."
+
+    def _fresh(self) -> Iterable[Event]:
+        checkpoints.remove(self.folder)
+        return ()
+
+    def _resume(self) -> Iterable[Event]:
+        for path in reversed(checkpoints.checkpoints(self.folder)):
+            try:
+                self.state = checkpoints.load(path, self.state.fingerprint, self.model, self.optimizer)
+            except AdapterError as error:
+                yield Event.log(f"{error} An earlier one is tried.", "warning")
+                continue
+            yield Event.log(f"Going on from step {self.state.step} of {self.steps}.")
+            return
+        yield Event.log("There is no checkpoint to go on from: training starts at step 0.")
+
+    def _set_threads(self) -> str:
+        if self.plan.threads:
+            torch.set_num_threads(self.plan.threads)
+            return f"{self.plan.threads} CPU threads, as set."
+        with torch.random.fork_rng():
+            threads, seconds = calibrate_threads(lambda: self._backward(self._batches(0)[0]))
+        self.optimizer.zero_grad(set_to_none=True)
+        tried = ", ".join(f"{value:.2f} s with {count}" for count, value in sorted(seconds.items()))
+        return f"{threads} CPU thread{'s' * (threads > 1)}" + (f": one step took {tried}." if tried else ".")
+
+    def _start(self) -> Generator[Event, None, None]:
+        yield from self._evaluate()
+        if self.samples:
+            yield from self.samples(0)
+            self.model.train()
+
+    def _loop(self) -> Generator[Event, None, None]:
+        report_every = max(1, self.steps // REPORTS)
+        evaluations = self._eval_steps()
+        first, opened = self.state.step, time.perf_counter()
+        saved = began = opened
+        while self.state.step < self.steps and not self.state.stopped_early:
+            self._step()
+            step = self.state.step
+            last, evaluate = step == self.steps, step in evaluations
+            save = last or time.perf_counter() - saved >= self.plan.checkpoint_seconds
+            if step % report_every == 0 or evaluate or save:
+                yield from self._report(began)
+                if evaluate:
+                    yield from self._look(last)
+                if save or self.state.stopped_early:
+                    checkpoints.save(self.folder, self.state, self.model, self.optimizer)
+                    saved = time.perf_counter()
+                began = time.perf_counter()
+            left = (time.perf_counter() - opened) / (step - first) * (self.steps - step)
+            yield Event.progress("adapt", step, self.steps, unit="step", left_seconds=left)
+
+    def _look(self, last: bool) -> Generator[Event, None, None]:
+        yield from self._evaluate()
+        if self.samples and not last:
+            yield from self.samples(self.state.step)
+        self.model.train()
+
+    def _step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.state.step, self.steps)
+        micro = self._batches(self.state.step)
+        loss, tokens = 0.0, 0
+        answers = sum(row.answers for rows in micro for row in rows)
+        for rows in micro:
+            part, count = self._backward(rows, answers)
+            loss, tokens = loss + part, tokens + count
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.pending.append(loss)
+        self.state.step += 1
+        self.tokens += tokens
+
+    def _backward(self, rows: list[Row], answers: int | None = None) -> tuple[torch.Tensor, int]:
+        """Add the gradient of the mean loss per answer token of the whole step; that loss, and tokens."""
+        answers = answers or sum(row.answers for row in rows)
+        loss = torch.zeros((), device=self.device)
+        for row in rows:
+            with self._precision():
+                part = row_loss(self.model, row) / answers
+            part.backward()
+            loss += part.detach()
+        return loss, sum(row.tokens for row in rows)
+
+    def _precision(self):
+        if not self.plan.autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _batches(self, step: int) -> list[list[Row]]:
+        """The rows of each micro-batch of a step. Depends on seed and step alone, so resuming is exact."""
+        epoch, at = divmod(step, self.per_epoch)
+        order = self._order(epoch)[at * self.plan.effective_batch : (at + 1) * self.plan.effective_batch]
+        chosen = [self.examples[index] for index in order]
+        size = self.plan.batch_size
+        return [
+            _rows(self.model, chosen[start : start + size], self.packed, self.plan.pack_tokens, self.dtype)
+            for start in range(0, len(chosen), size)
+        ]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.examples), generator=generator).tolist()
+        if self.packed:
+            return order
+        # padded: neighbours of like length within windows, the batches in random order
+        size = self.plan.effective_batch
+        windows = [order[start : start + 16 * size] for start in range(0, len(order), 16 * size)]
+        ordered = [
+            at for window in windows for at in sorted(window, key=lambda at: len(self.examples[at].ids))
+        ]
+        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        full, rest = [b for b in batches if len(b) == size], [b for b in batches if len(b) < size]
+        shuffled = [full[at] for at in torch.randperm(len(full), generator=generator).tolist()]
+        return [index for batch in shuffled + rest for index in batch]
+
+    def _report(self, began: float) -> Generator[Event, None, None]:
+        losses = torch.stack(self.pending).tolist()  # waits for the device
+        seconds, tokens = time.perf_counter() - began, self.tokens
+        step = self.state.step
+        for at, loss in enumerate(losses, step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise TrainingDiverged(self._diverged(at))
+        self.pending, self.tokens = [], 0
+        self.state.seconds += seconds
+        self.state.tokens += tokens
+        self.state.train_loss = sum(losses) / len(losses)
+        yield Event.metric("train_loss", self.state.train_loss, step)
+        yield Event.metric("learning_rate", self.plan.rate(step - 1, self.steps), step)
+        yield Event.metric("train_tokens_per_second", tokens / seconds, step)
+
+    def _diverged(self, step: int) -> str:
+        good = checkpoints.checkpoints(self.folder)
+        kept = f"The last good checkpoint is {good[-1].name}." if good else "There was no checkpoint yet."
+        return (
+            f"The loss became NaN or infinite at step {step} of {self.steps}. {kept} "
+            "Lower the learning rate or lengthen the warm-up, and start again."
+        )
+
+    def _eval_steps(self) -> set[int]:
+        return {round(self.steps * part / self.plan.evals) for part in range(1, self.plan.evals + 1)}
+
+    def _evaluate(self) -> Generator[Event, None, None]:
+        if not self.dev:
+            return
+        loss = evaluate_loss(self.model, self.dev, pack_tokens=self.plan.pack_tokens, packed=self.packed)
+        step = self.state.step
+        self.state.dev_loss = loss
+        self.state.history.append([step, loss])
+        yield Event.metric("dev_loss", loss, step)
+        if self.plan.patience is None or step == 0:
+            return
+        if self.state.best_loss is None or loss < self.state.best_loss:
+            self.state.best_loss, self.state.best_step, self.state.waited = loss, step, 0
+            checkpoints.save_best(self.folder, self.model)
+            return
+        self.state.waited += 1
+        self.state.stopped_early = self.state.waited >= self.plan.patience
+
+    def _result(self) -> TrainingResult:
+        state, kept = self.state, self.state.step
+        if self.plan.patience is not None and state.best_loss is not None and state.best_step != kept:
+            checkpoints.load_best(self.folder, self.model)
+            kept = state.best_step
+        return TrainingResult(
+            steps=state.step,
+            kept_step=kept,
+            seconds=state.seconds,
+            tokens=state.tokens,
+            train_loss=state.train_loss,
+            dev_loss=state.best_loss if kept != state.step else state.dev_loss,
+            trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
+            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            stopped_early=state.stopped_early,
+            packed=self.packed,
+        )
+
+    def _fingerprint(self) -> str:
+        plan = {key: value for key, value in asdict(self.plan).items() if key not in _FREE}
+        shapes = {name: list(value.shape) for name, value in checkpoints.trainable(self.model).items()}
+        text = json.dumps([plan, shapes, [(example.ids, example.answer) for example in self.examples]])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+# what may differ between the first start and a resume
+_FREE = {"threads", "checkpoint_seconds", "pack_tokens"}
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

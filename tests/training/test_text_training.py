@@ -1,0 +1,278 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
+from playground.events import Event
+from playground.training import checkpoints
+from playground.training.batches import Example
+from playground.training.text import Plan, evaluate_loss, fit, train
+
+PLAN = Plan(epochs=6, batch_size=4, learning_rate=3e-3, threads=None, checkpoint_seconds=1e9, evals=3)
+
+
+def values(events, name):
+    return [
+        (e.data["step"], e.data["value"]) for e in events if e.kind == "metric" and e.data["name"] == name
+    ]
+
+
+def with_lora(model, dropout=0.0):
+    torch.manual_seed(7)
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
+
+
+def stop_after(generator, step):
+    for event in generator:
+        if event.kind == "progress" and event.data["done"] == step:
+            generator.close()
+            return
+
+
+def test_loss_falls_on_a_task_that_can_be_learnt(make_model, make_examples, tmp_path, drain):
+    # the answer is the prompt's last token, of eight: seen in training, in other prompts
+    pool = [
+        Example((1, 2, 3, 4, 5, noise, token, token, 6), 2)
+        for token in range(8, 16)
+        for noise in range(20, 27)
+    ]
+    dev, examples = pool[::7], [e for at, e in enumerate(pool) if at % 7]
+    plan = dataclasses.replace(PLAN, epochs=10, batch_size=8, learning_rate=2e-2)
+    model = with_lora(make_model())
+    events, result = drain(train(model, examples, dev, plan, tmp_path))
+    curve = values(events, "dev_loss")
+    assert curve[0][0] == 0 and curve[-1] == (result.steps, result.dev_loss)
+    assert result.dev_loss < 0.3 * curve[0][1]
+    assert result.steps == plan.steps(len(examples)) == 60
+    assert result.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert result.dev_loss == pytest.approx(evaluate_loss(model, dev), rel=1e-5)
+    progress = [e.data for e in events if e.kind == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"] == 60 and progress[-1]["left_seconds"] == 0
+    assert all(rate > 0 for _, rate in values(events, "train_tokens_per_second"))
+
+
+def test_accumulated_batches_are_one_large_batch(make_model, make_examples, tmp_path, drain):
+    examples = make_examples(16)
+    results = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        plan = dataclasses.replace(PLAN, batch_size=batch, gradient_accumulation=accumulation)
+        model = with_lora(make_model())
+        events, _ = drain(train(model, examples, [], plan, tmp_path / str(batch)))
+        results.append([loss for _, loss in values(events, "train_loss")])
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_resumed_training_equals_an_undisturbed_one(make_model, make_examples, tmp_path, drain, dropout):
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0)
+    examples, dev = make_examples(16), make_examples(4, seed=1)
+    whole = with_lora(make_model(), dropout)
+    events, result = drain(train(whole, examples, dev, plan, tmp_path / "whole"))
+    stop_after(train(with_lora(make_model(), dropout), examples, dev, plan, tmp_path / "cut"), 7)
+    resumed = with_lora(make_model(), dropout)
+    more, again = drain(train(resumed, examples, dev, plan, tmp_path / "cut", resume=True))
+    assert values(more, "train_loss")[0][0] == 8  # not from the start
+    wanted = dict(values(events, "train_loss")) | {"dev": result.dev_loss}
+    for step, loss in values(more, "train_loss"):
+        assert loss == pytest.approx(wanted[step], rel=1e-6)
+    assert again.dev_loss == pytest.approx(wanted["dev"], rel=1e-6)
+    assert again.tokens == result.tokens
+    for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_model, make_examples, tmp_path, drain):
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0)
+    examples = make_examples(16)
+    stop_after(train(with_lora(make_model()), examples, [], plan, tmp_path), 7)
+    newest = checkpoints.checkpoints(tmp_path)[-1]
+    damaged = (newest / "tensors.safetensors").read_bytes()[:-100]
+    (newest / "tensors.safetensors").write_bytes(damaged)
+    events, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path, resume=True))
+    assert values(events, "train_loss")[0][0] == 7
+    warning = next(e.data["text"] for e in events if e.kind == "log" and e.data["level"] == "warning")
+    assert newest.name in warning
+
+
+def test_a_checkpoint_of_other_data_is_not_used(make_model, make_examples, tmp_path, drain):
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0)
+    stop_after(train(with_lora(make_model()), make_examples(16), [], plan, tmp_path), 5)
+    events, _ = drain(
+        train(with_lora(make_model()), make_examples(16, seed=3), [], plan, tmp_path, resume=True)
+    )
+    assert values(events, "train_loss")[0][0] == 1
+
+
+def test_only_two_checkpoints_are_kept(make_model, make_examples, tmp_path, drain):
+    drain(
+        train(
+            with_lora(make_model()),
+            make_examples(),
+            [],
+            dataclasses.replace(PLAN, checkpoint_seconds=0),
+            tmp_path,
+        )
+    )
+    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["step-0000011", "step-0000012"]
+
+
+def test_nan_says_the_step_and_the_last_good_checkpoint(make_model, make_examples, tmp_path):
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0)
+    model = with_lora(make_model())
+    with pytest.raises(TrainingDiverged, match=r"step 6 of 12.*step-0000005"):
+        for event in train(model, make_examples(), [], plan, tmp_path):
+            if event.kind == "progress" and event.data["done"] == 5:
+                with torch.no_grad():
+                    next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+    assert checkpoints.checkpoints(tmp_path)[-1].name == "step-0000005"
+
+
+def test_out_of_memory_says_what_to_lower(make_model, make_examples, tmp_path):
+    def full(step):
+        raise torch.OutOfMemoryError("no room")
+        yield
+
+    with pytest.raises(OutOfMemory, match="batch size 4"):
+        list(train(with_lora(make_model()), make_examples(), [], PLAN, tmp_path, samples=full))
+
+
+def test_other_errors_are_not_called_out_of_memory(make_model, make_examples, tmp_path):
+    def broken(step):
+        raise RuntimeError("something else")
+        yield
+
+    with pytest.raises(RuntimeError, match="something else"):
+        list(train(with_lora(make_model()), make_examples(), [], PLAN, tmp_path, samples=broken))
+
+
+def test_samples_are_asked_for_before_and_during(make_model, make_examples, tmp_path, drain):
+    asked = []
+
+    def samples(step):
+        asked.append(step)
+        yield Event.sample("during", "1", "in", "out", step=step)
+
+    events, _ = drain(train(with_lora(make_model()), make_examples(), [], PLAN, tmp_path, samples=samples))
+    assert asked == [0, 4, 8]
+    assert [e.data["step"] for e in events if e.kind == "sample"] == asked
+
+
+def test_patience_stops_early_and_keeps_the_best_weights(make_model, make_examples, tmp_path, drain):
+    # learnt by heart on shuffled answers: the dev loss rises
+    examples = [Example((*e.ids[:-2], 8 + at, 6), 2) for at, e in enumerate(make_examples(16))]
+    dev = make_examples(8, seed=1)
+    plan = dataclasses.replace(PLAN, epochs=30, learning_rate=3e-2, evals=15, patience=2)
+    model = with_lora(make_model())
+    events, result = drain(train(model, examples, dev, plan, tmp_path))
+    curve = values(events, "dev_loss")
+    assert result.stopped_early and result.steps < plan.steps(16) and result.kept_step < result.steps
+    assert result.dev_loss == min(loss for step, loss in curve if step > 0)
+    assert evaluate_loss(model, dev) == pytest.approx(result.dev_loss, rel=1e-5)
+
+
+def test_padded_layout_gives_the_same_losses(make_model, make_examples, tmp_path, drain, monkeypatch):
+    plan = dataclasses.replace(PLAN, batch_size=16)  # one batch an epoch: no order to differ in
+    examples = make_examples(16)
+    packed, _ = drain(train(with_lora(make_model()), examples, examples[:4], plan, tmp_path / "a"))
+    monkeypatch.setattr("playground.training.text.can_pack", lambda *_: False)
+    padded, result = drain(train(with_lora(make_model()), examples, examples[:4], plan, tmp_path / "b"))
+    assert not result.packed
+    for name in ("train_loss", "dev_loss"):
+        assert [v for _, v in values(packed, name)] == pytest.approx(
+            [v for _, v in values(padded, name)], rel=1e-4
+        )
+
+
+def test_every_example_is_seen_once_an_epoch(make_model, make_examples, tmp_path, drain):
+    examples = make_examples(10)
+    _, result = drain(
+        train(with_lora(make_model()), examples, [], dataclasses.replace(PLAN, epochs=1), tmp_path)
+    )
+    prefixes = 3 * 5  # three steps of 4, 4 and 2 examples
+    assert result.steps == 3
+    assert result.tokens == sum(len(example.ids) - 1 - 5 for example in examples) + prefixes
+
+
+def test_too_long_examples_are_left_out_and_said(make_examples):
+    examples = make_examples(8)
+    limit = max(len(example.ids) for example in examples) - 1
+    kept, events = fit(examples, limit, "training")
+    assert kept == [example for example in examples if len(example.ids) <= limit]
+    assert f"{8 - len(kept)} of 8" in events[0].data["text"]
+    with pytest.raises(InvalidInput, match="Raise the maximum length"):
+        fit(examples, 3, "training")
+
+
+def test_learning_rate_rises_and_falls():
+    plan = Plan(learning_rate=1.0, warmup=0.1)
+    rates = [plan.rate(step, 100) for step in range(100)]
+    assert 0 < rates[0] < rates[5] < max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
+    assert dataclasses.replace(plan, schedule="constant").rate(99, 100) == 1.0
+    assert dataclasses.replace(plan, schedule="linear", warmup=0).rate(50, 100) == 0.5
+
+
+KILLED = """
+    import sys, torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from playground.training.batches import Example
+    from playground.training.text import Plan, train
+    import playground.training.checkpoints as checkpoints
+
+    save_file = checkpoints.save_file
+    def slow(tensors, path):
+        if "0000003" in str(path):  # the first half of the file, then killed
+            save_file(tensors, path)
+            with open(path, "r+b") as file:
+                file.truncate(1000)
+            print("saving", flush=True)
+            import time
+            time.sleep(60)
+        save_file(tensors, path)
+    checkpoints.save_file = slow
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                                         num_attention_heads=4, num_key_value_heads=2))
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    examples = [Example((1, 2, 3, 8 + at, 8 + at, 6), 2) for at in range(16)]
+    plan = Plan(epochs=3, threads=None, checkpoint_seconds=0)
+    resume = sys.argv[2] == "resume"
+    for event in train(model, examples, [], plan, sys.argv[1], resume=resume):
+        if event.kind == "metric" and event.data["name"] == "train_loss":
+            print("step", event.data["step"], flush=True)
+            if resume:
+                break
+"""
+
+
+def test_killed_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(KILLED))
+    folder = tmp_path / "run"
+    command = [sys.executable, str(script), str(folder)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    }
+    process = subprocess.Popen([*command, "new"], stdout=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while process.stdout.readline().strip() != "saving":
+        assert process.poll() is None and time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [path.name for path in checkpoints.checkpoints(folder)] == ["step-0000001", "step-0000002"]
+    assert list((folder / checkpoints.FOLDER).glob(".*"))  # the half-written one
+    again = subprocess.run([*command, "resume"], capture_output=True, text=True, env=environment, timeout=120)
+    assert again.stdout.split("\n")[0] == "step 3", again.stderr
+    assert not list((folder / checkpoints.FOLDER).glob(".*"))
