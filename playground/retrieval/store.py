@@ -300,7 +300,7 @@ class Index:
             ranking = (
                 matches
                 if mode == "lexical"
-                else reciprocal_rank_fusion([[row for row, _ in near], [row for row, _ in matches]])
+                else reciprocal_rank_fusion([[row for row, _ in matches], [row for row, _ in near]])
             )
         if diversity:
             rows = np.array([row for row, _ in ranking], dtype=int)
