@@ -1,8 +1,34 @@
-"""Join rankings (reciprocal rank fusion) and keep a result varied (maximal marginal relevance)."""
+"""Join rankings (by score or by rank) and keep a result varied (maximal marginal relevance)."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+DENSE_WEIGHT = 0.6
+
+
+def score_fusion(
+    dense: dict[int, float], lexical: dict[int, float], weight: float = DENSE_WEIGHT
+) -> list[tuple[int, float]]:
+    """Fuse scores by row number: each kind relative to its best, ``weight`` for the dense one, best first.
+
+    Unlike ranks, scores say by how much a row is better: an exact code stands out in BM25 even where
+    all vectors are alike. Rows that one kind lacks count 0 there. Bruch, Gai, Ingber 2023,
+    arXiv:2210.11934 (convex combination with the theoretical minimum 0).
+    """
+    best_dense = max(dense.values(), default=0.0)
+    best_lexical = max(lexical.values(), default=0.0)
+    rows = dict.fromkeys([*dense, *lexical])
+    scores = {
+        row: weight * _share(dense.get(row, 0.0), best_dense)
+        + (1 - weight) * _share(lexical.get(row, 0.0), best_lexical)
+        for row in rows
+    }
+    return sorted(scores.items(), key=lambda pair: -pair[1])
+
+
+def _share(value: float, best: float) -> float:
+    return max(0.0, value) / best if best > 0 else 0.0
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[int]], constant: int = 60) -> list[tuple[int, float]]:

@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -36,13 +36,14 @@ from playground.data.chunks import Chunk, chunks
 from playground.data.tasks import Document
 from playground.errors import InvalidInput, QueueError, StoreError
 from playground.events import Event
-from playground.retrieval.fusion import maximal_marginal_relevance, reciprocal_rank_fusion
+from playground.retrieval.fusion import maximal_marginal_relevance, reciprocal_rank_fusion, score_fusion
 from playground.retrieval.lexical import Lexicon
 
 if TYPE_CHECKING:
     from playground.models.embedding import Embedder
 
-Mode = Literal["dense", "lexical", "hybrid"]
+Mode = Literal["dense", "lexical", "hybrid", "rrf"]
+MODES = get_args(Mode)
 
 FORMAT = 1
 _CANDIDATES = 50  # of each ranking that fusion and diversity look at
@@ -64,8 +65,9 @@ class IndexParams:
 class Passage:
     """A chunk that was found: ``text`` is characters [start, end) of the document.
 
-    ``score`` orders the result: cosine (dense), BM25 (lexical) or reciprocal rank fusion (hybrid).
-    ``dense_score`` is the cosine similarity; ``lexical_score`` the BM25 score, None in dense mode.
+    ``score`` orders the result: cosine (dense), BM25 (lexical), or both fused (hybrid, rrf).
+    ``dense_score`` is the cosine similarity, None in lexical mode; ``lexical_score`` is the BM25
+    score, None in dense mode.
     ``rank`` counts from 1.
     """
 
@@ -260,7 +262,8 @@ class Index:
 
         Args:
             k: passages per question.
-            mode: "dense" (vectors), "lexical" (BM25; no embedding), "hybrid" (both, fused by rank).
+            mode: "dense" (vectors), "lexical" (BM25; no embedding), "hybrid" (both, fused by score),
+                "rrf" (both, fused by rank).
             diversity: 0..1; above 0 passages that repeat each other give way (MMR).
 
         Raises:
@@ -268,54 +271,68 @@ class Index:
         """
         if k < 1:
             raise InvalidInput("The number of passages must be at least 1.", "k")
-        if mode not in ("dense", "lexical", "hybrid"):
-            raise InvalidInput(f"There is no search mode “{mode}”. Modes: dense, lexical, hybrid.", "mode")
+        if mode not in MODES:
+            raise InvalidInput(f"There is no search mode “{mode}”. Modes: {', '.join(MODES)}.", "mode")
         if not queries:
             return []
         with self._guard:
             if self._chroma is None:
                 raise InvalidInput("The index is closed. Open it again.")
-            wanted = max(k, _CANDIDATES) if mode == "hybrid" or diversity else k
-            dense = self._dense(queries, wanted) if mode != "lexical" else [[] for _ in queries]
+            vectors = None if mode == "lexical" else self.embedder.encode(list(queries))
+            pool = k if mode == "dense" and not diversity else max(k, _CANDIDATES)
+            near = [{}] * len(queries) if vectors is None else self._near(vectors, pool)
             return [
-                self._rank(query, near, k, wanted, mode, diversity)
-                for query, near in zip(queries, dense, strict=True)
+                self._rank(
+                    query, None if vectors is None else vectors[row], near[row], k, pool, mode, diversity
+                )
+                for row, query in enumerate(queries)
             ]
 
-    def _dense(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
-        vectors = self.embedder.encode(list(queries))
+    def _near(self, vectors: np.ndarray, k: int) -> list[dict[int, float]]:
+        """For each vector the nearest rows by Chroma, best first, with their cosine."""
         found = self._chroma.query(vectors, min(k, self.count))
-        return [[(self._position[id], cosine) for id, cosine in row] for row in found]
+        return [{self._position[id]: cosine for id, cosine in row} for row in found]
 
-    def _rank(self, query, near, k, wanted, mode, diversity) -> list[Passage]:
-        cosine = dict(near)
-        lexical: dict[int, float] = {}
+    def _rank(
+        self,
+        query: str,
+        vector: np.ndarray | None,
+        dense: dict[int, float],
+        k: int,
+        pool: int,
+        mode: Mode,
+        diversity: float,
+    ) -> list[Passage]:
+        lexical = {} if mode == "dense" else dict(self._words().search(query, pool))
         if mode == "dense":
-            ranking = near
+            ranking = list(dense.items())
+        elif mode == "lexical":
+            ranking = list(lexical.items())
+        elif mode == "rrf":
+            ranking = reciprocal_rank_fusion([list(lexical), list(dense)])
         else:
-            if self._lexicon is None:
-                self._lexicon = Lexicon([row.chunk.full_text for row in self._rows])
-            matches = self._lexicon.search(query, wanted)
-            lexical = dict(matches)
-            ranking = (
-                matches
-                if mode == "lexical"
-                else reciprocal_rank_fusion([[row for row, _ in matches], [row for row, _ in near]])
-            )
+            cosines = {row: float(self._vectors[row] @ vector) for row in lexical}
+            ranking = score_fusion(cosines | dense, lexical)
         if diversity:
-            rows = np.array([row for row, _ in ranking], dtype=int)
-            kept = maximal_marginal_relevance(
-                [score for _, score in ranking], self._vectors[rows], k, diversity
-            )
-            ranking = [ranking[position] for position in kept]
+            ranking = self._diverse(ranking, k, diversity)
         return [
-            self._passage(
-                row, score, rank, cosine.get(row), None if mode == "dense" else lexical.get(row, 0.0)
-            )
+            self._passage(row, score, rank, vector, None if mode == "dense" else lexical.get(row, 0.0))
             for rank, (row, score) in enumerate(ranking[:k], start=1)
         ]
 
-    def _passage(self, row, score, rank, dense_score, lexical_score) -> Passage:
+    def _words(self) -> Lexicon:
+        if self._lexicon is None:
+            self._lexicon = Lexicon([row.chunk.full_text for row in self._rows])
+        return self._lexicon
+
+    def _diverse(self, ranking: list[tuple[int, float]], k: int, diversity: float) -> list[tuple[int, float]]:
+        vectors = self._vectors[np.array([row for row, _ in ranking], dtype=int)]
+        kept = maximal_marginal_relevance([score for _, score in ranking], vectors, k, diversity)
+        return [ranking[position] for position in kept]
+
+    def _passage(
+        self, row: int, score: float, rank: int, vector: np.ndarray | None, lexical_score: float | None
+    ) -> Passage:
         chunk = self._rows[row].chunk
         return Passage(
             document=chunk.document,
@@ -325,7 +342,7 @@ class Index:
             heading=chunk.heading,
             score=score,
             rank=rank,
-            dense_score=dense_score,
+            dense_score=None if vector is None else float(self._vectors[row] @ vector),
             lexical_score=lexical_score,
         )
 
