@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from playground.retrieval.store import Index, Passage
 
 FOLDER = "index"
-# A retrieved example is indexed by its question; several chunks of a long one count once.
-_CHUNKS_PER_EXAMPLE = 3
+_EXAMPLE_TOKENS = 200  # a training example is cut only where the embedding model would cut it
 
 
 class RAGParams(Params):
@@ -104,7 +103,9 @@ class RAG(Method):
             context.folder / FOLDER,
             _documents(context.task),
             context.embedder(),
-            IndexParams(params.chunk_tokens, params.overlap_tokens),
+            IndexParams(params.chunk_tokens, params.overlap_tokens)
+            if context.task.documents
+            else IndexParams(_EXAMPLE_TOKENS, 0),
         )
         yield Event.artifact("index", FOLDER, index.bytes())
         yield Event.metric("chunks", index.count)
@@ -175,9 +176,10 @@ def _example_prompts(
     params: RAGParams, task: Task, index: "Index"
 ) -> Callable[[Sequence[str]], list[Prompt]]:
     by_id = {item.id: item for item in task.train}
+    # The chunks of a long example count once, so ask for enough of them to have k examples.
+    wanted = params.k * max(document.chunks for document in index.documents())
 
     def prompts(inputs: Sequence[str]) -> list[Prompt]:
-        wanted = params.k * _CHUNKS_PER_EXAMPLE
         found = index.search_many(list(inputs), wanted, params.mode, params.diversity)
         return [
             _with_examples(task, by_id, text, passages, params.k)

@@ -418,12 +418,13 @@ class Index:
             raise InvalidInput("There is no text to index. Add a document with text in it.")
 
     def _cut(self, document: Document) -> list[Chunk]:
-        return chunks(
-            document,
-            self.embedder.count_tokens,
-            min(self.params.max_tokens, self.embedder.max_tokens),
-            self.params.overlap_tokens,
-        )
+        marks = self.embedder.count_tokens("")  # the model's start and end marks, once a chunk
+
+        def count(text: str) -> int:
+            return self.embedder.count_tokens(text) - marks
+
+        most = min(self.params.max_tokens, self.embedder.max_tokens - marks)
+        return chunks(document, count, most, self.params.overlap_tokens)
 
     def _encode(self, texts: list[str]) -> Generator[Event, None, dict[str, np.ndarray]]:
         """Embed in batches of like length (less padding), telling progress."""
