@@ -34,7 +34,7 @@ class RAGParams(Params):
         "hybrid: both, joined by rank.",
     )
     chunk_tokens: int = parameter(
-        60,
+        100,
         "Chunk size",
         "Most tokens of a passage, as the embedding model counts them.",
         minimum=20,
@@ -42,7 +42,7 @@ class RAGParams(Params):
         step=10,
     )
     overlap_tokens: int = parameter(
-        15,
+        20,
         "Overlap",
         "Tokens of the last sentences that stand again at the start of the next passage.",
         minimum=0,
