@@ -1,0 +1,205 @@
+"""Retrieval-augmented generation: find passages for the question, put them into the prompt."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from playground.data.tasks import Document, Item, Task
+from playground.errors import AdapterError, InvalidInput, InvalidParams
+from playground.events import Event
+from playground.methods.base import Adapted, Context, Message, Method, Params, Prompt, parameter
+
+if TYPE_CHECKING:
+    from playground.retrieval.store import Index, Passage
+
+FOLDER = "index"
+_EXAMPLE_TOKENS = 200  # a training example is cut only where the embedding model would cut it
+
+
+class RAGParams(Params):
+    """How much is retrieved, how it is searched, and how documents are cut."""
+
+    k: int = parameter(
+        3,
+        "Passages (k)",
+        "How many passages go into the prompt, the best one last. More find the answer more often, "
+        "but cost prompt tokens and distract a small model.",
+        minimum=1,
+        maximum=20,
+        step=1,
+    )
+    mode: Literal["hybrid", "dense", "lexical"] = parameter(
+        "hybrid",
+        "Search",
+        "dense: by meaning (vectors); lexical: by words (BM25), strong on names and numbers; "
+        "hybrid: both, joined by rank.",
+    )
+    chunk_tokens: int = parameter(
+        100,
+        "Chunk size",
+        "Most tokens of a passage, as the embedding model counts them.",
+        minimum=20,
+        maximum=200,
+        step=10,
+    )
+    overlap_tokens: int = parameter(
+        20,
+        "Overlap",
+        "Tokens of the last sentences that stand again at the start of the next passage.",
+        minimum=0,
+        maximum=60,
+        step=5,
+        advanced=True,
+    )
+    diversity: float = parameter(
+        0.0,
+        "Diversity",
+        "Above 0, passages that say the same give way to others (maximal marginal relevance).",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.1,
+        advanced=True,
+    )
+
+
+class RAG(Method):
+    """Passages from the task's documents, or its most similar solved examples, before the question."""
+
+    id = "rag"
+    title = "RAG"
+    family = "non-parametric"
+    changes_weights = "No"
+    summary = "Find the passages that bear on the question and let the model answer from them."
+    training_cost = "Low"
+    storage_cost = "Medium"
+    use_case = "Facts that change, or that the model has never seen"
+    best_for = "Questions about documents, with sources"
+    paper = "Lewis et al. 2020, arXiv:2005.11401"
+    Params = RAGParams
+
+    def check(self, params: RAGParams, task: Task) -> None:
+        """Refuse what does not fit the task: nothing to search, k above the pool, too large an overlap.
+
+        Raises:
+            InvalidParams: says which parameter, and what would fit.
+        """
+        if not task.documents and not task.train:
+            raise InvalidParams(f"“{task.title}” has neither documents nor training examples to search.")
+        if not task.documents and params.k > len(task.train):
+            raise InvalidParams(
+                f"k is {params.k}, but “{task.title}” has only {len(task.train)} training examples.", "k"
+            )
+        if params.overlap_tokens > params.chunk_tokens // 2:
+            raise InvalidParams(
+                f"The overlap can be at most half of the chunk size: {params.chunk_tokens // 2}.",
+                "overlap_tokens",
+            )
+
+    def adapt(self, params: RAGParams, context: Context) -> Generator[Event, None, Adapted]:
+        """Build the run's own Chroma index; says how many chunks, and recall on the dev split."""
+        from playground.retrieval.store import Index, IndexParams
+
+        self.check(params, context.task)
+        index = yield from Index.build(
+            context.folder / FOLDER,
+            _documents(context.task),
+            context.embedder(),
+            IndexParams(params.chunk_tokens, params.overlap_tokens)
+            if context.task.documents
+            else IndexParams(_EXAMPLE_TOKENS, 0),
+        )
+        yield Event.artifact("index", FOLDER, index.bytes())
+        yield Event.metric("chunks", index.count)
+        yield from _recall(index, params, context.task)
+        return _adapted(params, context, index)
+
+    def restore(self, params: RAGParams, context: Context) -> Adapted:
+        """Open the run's index.
+
+        Raises:
+            AdapterError: the folder does not hold a whole index of this run.
+        """
+        from playground.retrieval.store import Index
+
+        try:
+            index = Index.open(context.folder / FOLDER, context.embedder())
+        except InvalidInput as error:
+            raise AdapterError(str(error)) from None
+        return _adapted(params, context, index)
+
+
+def question(passages: Sequence["Passage"], input: str, input_name: str) -> str:
+    """The user's turn: the passages, worst first, then the question."""
+    shown = "\n\n".join(
+        f"{passage.heading}: {passage.text}" if passage.heading else passage.text
+        for passage in passages[::-1]
+    )
+    return f"Passages:\n{shown}\n\n{input_name}: {input}"
+
+
+def _documents(task: Task) -> list[Document]:
+    """What is indexed: the documents, or the train split's inputs where there are none."""
+    return list(task.documents) or [Document(item.id, item.input) for item in task.train]
+
+
+def _recall(index: "Index", params: RAGParams, task: Task) -> Iterator[Event]:
+    from playground.evaluation.retrieval import score
+
+    items = [item for item in task.dev if item.evidence]
+    found = index.search_many([item.input for item in items], params.k, params.mode, params.diversity)
+    scores = score(items, found, params.k)
+    if scores is not None:
+        yield Event.metric("recall_at_k", scores.recall)
+
+
+def _adapted(params: RAGParams, context: Context, index: "Index") -> Adapted:
+    prompts = _passage_prompts if context.task.documents else _example_prompts
+    return Adapted(context.model, prompts(params, context.task, index), index.bytes())
+
+
+def _passage_prompts(
+    params: RAGParams, task: Task, index: "Index"
+) -> Callable[[Sequence[str]], list[Prompt]]:
+    def prompts(inputs: Sequence[str]) -> list[Prompt]:
+        found = index.search_many(list(inputs), params.k, params.mode, params.diversity)
+        return [
+            Prompt(
+                task.messages(question(passages, text, task.input_name)),
+                passages=[passage.as_dict() for passage in passages],
+            )
+            for text, passages in zip(inputs, found, strict=True)
+        ]
+
+    return prompts
+
+
+def _example_prompts(
+    params: RAGParams, task: Task, index: "Index"
+) -> Callable[[Sequence[str]], list[Prompt]]:
+    by_id = {item.id: item for item in task.train}
+    # The chunks of a long example count once, so ask for enough of them to have k examples.
+    wanted = params.k * max(document.chunks for document in index.documents())
+
+    def prompts(inputs: Sequence[str]) -> list[Prompt]:
+        found = index.search_many(list(inputs), wanted, params.mode, params.diversity)
+        return [
+            _with_examples(task, by_id, text, passages, params.k)
+            for text, passages in zip(inputs, found, strict=True)
+        ]
+
+    return prompts
+
+
+def _with_examples(
+    task: Task, by_id: dict[str, Item], text: str, found: Sequence["Passage"], k: int
+) -> Prompt:
+    best: dict[str, Any] = {}
+    for passage in found:
+        best.setdefault(passage.document, passage)
+    passages = list(best.values())[:k]
+    items = [by_id[passage.document] for passage in passages]
+    shown = [
+        passage.as_dict() | {"text": f"{item.input} → {item.target}"}
+        for passage, item in zip(passages, items, strict=True)
+    ]
+    messages: list[Message] = task.messages(text, items[::-1])
+    return Prompt(messages, passages=shown, examples=[item.id for item in items[::-1]])
