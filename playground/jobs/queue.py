@@ -77,8 +77,7 @@ class Queue:
             QueueError: the same run is queued or running, or the queue is full.
             StoreError: it cannot be written.
         """
-        filing = self._filing(method_id, params, task_id, model_id, seed, limit, group)
-        return self._submit([filing])[0]
+        return self.file([self.prepare(method_id, params, task_id, model_id, seed, limit, group)])[0]
 
     def race(
         self,
@@ -93,6 +92,30 @@ class Queue:
 
         Raises: as ``submit``.
         """
+        return self.file(self.prepare_race(task_id, model_id, method_ids, params_by_method, seed, limit))
+
+    def file(self, filings: Sequence[Filing]) -> list[Run]:
+        """File what ``prepare`` or ``prepare_race`` checked, all or none.
+
+        Raises:
+            QueueError: one of them is queued or running, or the queue is full.
+            StoreError: it cannot be written.
+        """
+        owner = self.identity if self._thread else None
+        runs = self.store.submit_all(filings, owner=owner, max_queued=self.settings.max_queued)
+        self._wake.set()
+        return runs
+
+    def prepare_race(
+        self,
+        task_id: str,
+        model_id: str,
+        method_ids: Sequence[str],
+        params_by_method: Mapping[str, Mapping[str, Any]] | None = None,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> list[Filing]:
+        """Check a race without filing it. Raises: as ``prepare``."""
         if not method_ids:
             raise InvalidInput("Choose at least one method.", field="methods")
         twice = {id for id in method_ids if list(method_ids).count(id) > 1}
@@ -100,34 +123,36 @@ class Queue:
             raise InvalidInput(f"{', '.join(sorted(twice))} is named twice.", field="methods")
         given = params_by_method or {}
         group = uuid.uuid4().hex[:8]
-        filings = [
-            self._filing(id, given.get(id, {}), task_id, model_id, seed, limit, group) for id in method_ids
+        return [
+            self.prepare(id, given.get(id, {}), task_id, model_id, seed, limit, group) for id in method_ids
         ]
-        return self._submit(filings)
 
-    def _submit(self, filings: Sequence[Filing]) -> list[Run]:
-        owner = self.identity if self._thread else None
-        runs = self.store.submit_all(filings, owner=owner, max_queued=self.settings.max_queued)
-        self._wake.set()
-        return runs
-
-    def _filing(
+    def prepare(
         self,
         method_id: str,
         params: Mapping[str, Any],
         task_id: str,
         model_id: str,
-        seed: int,
-        limit: int | None,
-        group: str | None,
+        seed: int = 0,
+        limit: int | None = None,
+        group: str | None = None,
     ) -> Filing:
+        """Check a run without filing it.
+
+        Raises:
+            InvalidInput: the method, task, a parameter, the seed or the limit is wrong.
+            ModelUnavailable: the model cannot be had.
+        """
         technique = method(method_id)
         values = technique.Params.parse(dict(params))
         chosen_task = tasks.task(task_id, self.settings)
         technique.check(values, chosen_task)
         entry = catalogue.model(model_id, self.settings)
         if technique.modality != entry.modality:
-            raise InvalidInput(f"{technique.title} needs a model for {technique.modality}s.", field="model")
+            raise InvalidInput(
+                f"{technique.title} works on {technique.modality}; {entry.title} is for {entry.modality}.",
+                field="model",
+            )
         seed = _whole(seed, "seed", 0, 2**32 - 1)
         if limit is not None:
             limit = _whole(limit, "limit", 1, 10**9)

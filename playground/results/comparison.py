@@ -75,6 +75,7 @@ _ORIGIN = (
     Column("provenance", "Provenance", "json", shown=False),
 )
 COLUMNS = _IDENTITY + _QUALITY + _COST + _ORIGIN
+_BLANK: Row = dict.fromkeys(column.name for column in COLUMNS)
 
 
 def newest(runs: Iterable[Run]) -> list[Run]:
@@ -130,7 +131,7 @@ def _references(runs: Sequence[Run]) -> dict[tuple, float]:
 
 
 def _row(run: Run, method: Mapping[str, Any], references: Mapping[tuple, float]) -> Row:
-    row: Row = {column.name: None for column in COLUMNS}
+    row = dict(_BLANK)
     for name, value in run.metrics.items():
         if name in row or name.startswith(GROUP_PREFIX):
             row[name] = value

@@ -24,6 +24,7 @@ Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupte
 ACTIVE = frozenset({"queued", "running"})
 FINISHED = frozenset({"done", "failed", "cancelled", "interrupted"})
 
+KEPT = 5000  # ended runs that stay decoded in memory
 BUSY_SECONDS = 15.0  # how long a writer waits for another before it gives up
 
 _COLUMNS = (
@@ -100,6 +101,7 @@ class RunStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        self._kept: dict[int, Run] = {}
         with self._errors():
             if not read_only:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,13 +241,17 @@ class RunStore:
 
         Raises:
             RunNotFound: the run was deleted.
+            QueueError: the run has ended (it was stopped, say); what a late worker tells is not taken.
             StoreError: they cannot be written, e.g. the disk is full; then none was.
         """
         if not events:
             return 0
         with self._transaction() as connection:
-            if connection.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone() is None:
+            found = connection.execute("SELECT status FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if found is None:
                 raise RunNotFound(f"There is no run {run_id}.")
+            if found[0] in FINISHED:
+                raise QueueError(f"Run {run_id} has ended ({found[0]}) and takes no more events.")
             for event in events:
                 last = connection.execute(
                     "INSERT INTO events (run_id, kind, at, data) VALUES (?, ?, ?, ?)",
@@ -327,7 +333,7 @@ class RunStore:
         method: str | None = None,
         limit: int | None = None,
     ) -> builtins.list[Run]:
-        """Runs that fit, newest first."""
+        """Runs that fit, newest first. Take their dicts as read-only: ended runs are shared."""
         where, values = ["1"], []
         if status is not None:
             wanted = [status] if isinstance(status, str) else list(status)
@@ -338,11 +344,11 @@ class RunStore:
                 where.append(f"{column} = ?")
                 values.append(value)
         with self._reading() as connection:
-            found = connection.execute(
-                f"SELECT {_COLUMNS} FROM runs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?",
+            heads = connection.execute(
+                f"SELECT id, finished FROM runs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?",
                 (*values, -1 if limit is None else limit),
             ).fetchall()
-        return [_run(row) for row in found]
+            return self._whole(connection, heads)
 
     def position(self, run_id: int) -> int | None:
         """Place in the queue: 1 = next. None if the run is not waiting."""
@@ -369,6 +375,27 @@ class RunStore:
             connection.execute("DELETE FROM runs WHERE id = ?", (run_id,))
 
     # Plumbing
+
+    def _whole(
+        self, connection: sqlite3.Connection, heads: Sequence[tuple[int, float | None]]
+    ) -> builtins.list[Run]:
+        """The runs of (id, finished). Ended runs change no more, so they are decoded once and kept."""
+        known = {}
+        for id, finished in heads:
+            run = self._kept.get(id)
+            if run is not None and run.finished == finished:
+                known[id] = run
+        missing = [id for id, _ in heads if id not in known]
+        for start in range(0, len(missing), 500):
+            part = missing[start : start + 500]
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM runs WHERE id IN ({', '.join('?' * len(part))})", part
+            )
+            known |= {row[0]: _run(row) for row in rows}
+        if len(self._kept) > KEPT:
+            self._kept.clear()
+        self._kept.update((id, known[id]) for id in missing if id in known and known[id].finished is not None)
+        return [known[id] for id, _ in heads if id in known]  # one may be deleted between the questions
 
     def _get(self, connection: sqlite3.Connection, run_id: int) -> Run:
         row = connection.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()

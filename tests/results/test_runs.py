@@ -80,6 +80,9 @@ def test_a_late_worker_cannot_overwrite_a_cancel(store):
     assert not store.finish(run.id, "done")
     assert not store.finish(run.id, "failed", "too late")
     assert not store.set_process(run.id, 1, "1")
+    with pytest.raises(QueueError, match="takes no more events"):
+        store.append(run.id, [Event.metric("quality", 1.0)])
+    assert store.list()[0].metrics == {}
     assert (store.get(run.id).status, store.get(run.id).error) == ("cancelled", "Stopped.")
 
 
@@ -141,6 +144,20 @@ def test_lists_can_be_narrowed(store):
     assert keys(task="x") == keys(group="g") == ["a"]
     assert keys(method="rag") == ["b"]
     assert keys(limit=1) == ["c"]
+
+
+def test_a_list_shows_a_run_that_was_filed_again_as_it_is_now(store):
+    run = started(store)
+    store.finish(run.id, "failed", "why")
+    assert store.list()[0].error == "why"
+    store.refile(run.id)
+    assert (store.list()[0].status, store.list()[0].error) == ("queued", None)
+    store.transition(run.id, "running", expect={"queued"})
+    store.append(run.id, [Event.metric("quality", 0.5)])
+    store.finish(run.id, "done")
+    assert store.list()[0] == store.get(run.id)
+    store.delete(run.id)
+    assert store.list() == []
 
 
 def test_delete_takes_events_and_metrics_and_no_id_is_used_again(store):
@@ -264,8 +281,8 @@ def test_a_thousand_runs_and_new_events_are_quick(store):
     with store._transaction() as connection:
         for i in range(1000):
             connection.execute(
-                "INSERT INTO runs (key, method, params, model, task, seed, status, created, filed, provenance)"
-                " VALUES (?, 'lora', '{\"rank\": 8}', 'm', 't', 0, 'done', 0, 0, ?)",
+                "INSERT INTO runs (key, method, params, model, task, seed, status, created, filed, finished, provenance)"
+                " VALUES (?, 'lora', '{\"rank\": 8}', 'm', 't', 0, 'done', 0, 0, 1, ?)",
                 (str(i), '{"device": "cpu", "libraries": {"torch": "2"}, "data_hash": "' + "a" * 64 + '"}'),
             )
             connection.executemany(

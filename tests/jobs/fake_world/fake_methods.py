@@ -51,7 +51,9 @@ class Patient(Method):
             (context.folder / "child").write_text(str(child.pid))
         for step in range(first, params.steps):
             time.sleep(params.pause)
-            checkpoint.write_text(str(step + 1))
+            beside = checkpoint.with_suffix(".new")
+            beside.write_text(str(step + 1))
+            beside.replace(checkpoint)
             yield Event.progress("adapt", step + 1, params.steps, unit="step")
             yield Event.metric("train_loss", 1 / (step + 1), step)
         self._end(params.way)

@@ -1,4 +1,4 @@
-"""A queue whose workers run without a real model (see fake_world)."""
+"""What tests of several parts share."""
 
 import os
 import sys
@@ -7,10 +7,30 @@ from pathlib import Path
 
 import pytest
 
+from playground.errors import ModelUnavailable
 from playground.results.runs import FINISHED, RunStore
 from playground.settings import Settings
 
-WORLD = Path(__file__).parent / "fake_world"
+WORLD = Path(__file__).parent / "jobs" / "fake_world"
+
+
+@pytest.fixture(scope="session")
+def starter_home() -> Path:
+    """A settings home that holds the starter models, fetched once and kept for later test runs.
+
+    The folder is ``PLAYGROUND_TEST_HOME``, or ``~/.cache/playground-tests``.
+    """
+    from playground.models.sources import fetch_starters
+
+    home = Path(os.environ.get("PLAYGROUND_TEST_HOME") or "~/.cache/playground-tests").expanduser()
+    try:
+        fetch_starters(Settings(home=home))
+    except ModelUnavailable as error:
+        pytest.fail(f"The tests with the real starter models need them once: {error}")
+    return home
+
+
+# Runs without a real model: see jobs/fake_world.
 
 
 @pytest.fixture

@@ -1,0 +1,202 @@
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from playground import cli
+from playground.jobs import local, processes
+from playground.jobs.queue import Queue
+from playground.results.runs import RunStore
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def playground(settings, world, monkeypatch, capsys):
+    """Call the command line in this process; returns exit code, output, messages."""
+    from playground.models import sources
+
+    monkeypatch.setattr(sources, "at_hand", lambda entry, settings: True)
+    for name, value in local.environment(settings).items():
+        if name.startswith("PLAYGROUND_") and name != local.PARENT:
+            monkeypatch.setenv(name, value)
+
+    def call(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse
+            code = end.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+COMMON = ("--task", "tiny", "--model", "fake")
+
+
+def test_a_race_prints_one_json_object_a_row(playground):
+    code, out, err = playground("race", *COMMON, "--methods", "zero_shot,patient", "--limit", 5, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["method"] for row in rows] == ["zero_shot", "patient"]
+    assert [row["limit"] for row in rows] == [5, 5]
+    assert [row["n"] for row in rows] == [5, 5]
+    assert rows[1]["difference"] == 0.0
+    assert rows[1]["family"] == "parametric"
+    assert rows[1]["provenance"]["data_hash"] == "hash-of-tiny"
+    assert rows[0]["group"] == rows[1]["group"]
+    assert "\x1b" not in err  # no terminal, no control codes
+
+
+def test_a_race_without_json_is_a_readable_table(playground):
+    code, out, _ = playground("race", *COMMON, "--methods", "zero_shot,patient")
+    header, first, second = out.splitlines()
+    assert code == 0
+    assert header.split()[:3] == ["Run", "Method", "Quality"]
+    assert "Zero-shot" in first
+    assert "50.0 %" in first
+    assert "1 MB" in second
+
+
+def test_options_of_run_come_from_the_parameters(playground):
+    code, out, _ = playground("run", "patient", *COMMON, "--steps", 3, "--loud", "--seed", 4, "--json")
+    row = json.loads(out)
+    assert code == 0
+    assert row["params"] == {"steps": 3, "pause": 0.01, "way": "done", "loud": True}
+    assert (row["seed"], row["limit"]) == (4, None)
+    code, out, _ = playground("run", "patient", "--help")
+    assert code == 0
+    assert "How often it waits. [1]" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("race", *COMMON, "--methods", "zero_shot,magic"), "magic"),
+        (("race", *COMMON, "--methods", ","), "at least one method"),
+        (("race", "--task", "nothing", "--model", "fake"), "nothing"),
+        (("race", "--task", "tiny", "--model", "no/such"), "no/such"),
+        (("race", *COMMON, "--limit", "0"), "limit"),
+        (("race", *COMMON, "--limit", "x"), "limit"),
+        (("race", *COMMON, "--seed", "-3"), "seed"),
+        (("race",), "--task"),
+        (("run", "patient", *COMMON, "--steps", "0"), "Steps cannot be 0. It must be between 1 and 100000."),
+        (("run", "patient", *COMMON, "--steps", "77"), "77"),
+        (("run", "patient", *COMMON, "--way", "up"), "Way cannot be 'up'"),
+        (("run", "patient", *COMMON, "--rank", "1"), "--rank"),
+        (("run", "magic", *COMMON), "magic"),
+        (("table", "--format", "pdf"), "pdf"),
+        (("table", "--limit-runs", "0"), "at least 1"),
+        ((), "COMMAND"),
+        (("fly",), "fly"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_code_2(playground, store, arguments, words):
+    code, out, err = playground(*arguments)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert words in err
+    assert store.list() == []
+
+
+def test_a_wrong_setting_is_bad_input(playground, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_PORT", "many")
+    code, _, err = playground("table")
+    assert code == 2
+    assert "PLAYGROUND_PORT" in err
+
+
+def test_a_failed_run_is_code_1_and_says_why(playground):
+    code, out, err = playground("run", "patient", *COMMON, "--way", "fail", "--json")
+    row = json.loads(out)
+    assert code == 1
+    assert (row["status"], row["quality"]) == ("failed", None)
+    assert "It did not work" in row["error"]
+    assert "It did not work" in err
+
+
+def test_the_table_in_three_forms(playground):
+    playground("race", *COMMON, "--methods", "zero_shot,patient", "--limit", 5)
+    code, out, _ = playground("table")
+    assert code == 0
+    assert out.startswith("| Run | Method |")
+    assert "Patient &lt;i&gt;method&lt;/i&gt;" in out
+    code, out, _ = playground("table", "--format", "csv", "--limit-runs", 1)
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["method"], row["quality"], row["limit"]) == ("patient", "0.5", "5")
+    code, out, _ = playground("table", "--format", "json", "--task", "other")
+    assert json.loads(out) == []
+
+
+def test_the_same_run_twice_at_once_is_refused(playground, settings, store, world):
+    waiting = Queue(settings, store).submit("patient", {}, "tiny", "fake")
+    code, _, err = playground("run", "patient", *COMMON)
+    assert code == 2
+    assert f"run {waiting.id}" in err
+    assert store.get(waiting.id).status == "queued"
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_stops_the_run(settings, store, world, eventually, number, expected):
+    code = (
+        "import sys; from playground.models import sources; sources.at_hand = lambda *_: True\n"
+        "from playground import cli\n"
+        "sys.exit(cli.main(['run', 'patient', '--task', 'tiny', '--model', 'fake', '--steps', '9000', '--json']))"
+    )
+    environment = local.environment(settings)
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    run = eventually(lambda: next((run for run in store.list() if run.progress), None))
+    start = time.monotonic()
+    os.kill(command.pid, number)
+    _, err = command.communicate(timeout=20)
+    assert command.returncode == expected
+    assert time.monotonic() - start < 4
+    assert store.get(run.id).status == "cancelled"
+    assert processes.started(run.process) is None
+    assert b"Traceback" not in err
+
+
+def test_importing_the_command_line_is_light():
+    code = "import sys, playground.cli; print(*(name for name in ('torch', 'gradio') if name in sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == ""
+
+
+def test_doctor_tells_the_facts(playground):
+    start = time.monotonic()
+    code, out, _ = playground("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert time.monotonic() - start < 15
+    assert found["device"]["name"] == "cpu"
+    assert found["libraries"]["torch"]
+    assert found["disk_free_bytes"] > 0
+    assert set(found["network"]) == {"hub", "package_index"}
+    assert "smollm2-135m" in found["models"]
+    code, out, _ = playground("doctor")
+    assert code == 0
+    assert "Device:" in out
+
+
+def test_a_newer_store_is_said(playground, settings):
+    store = RunStore(settings.database)
+    store._connection().execute("PRAGMA user_version = 1000")
+    store.close()
+    code, _, err = playground("table")
+    assert code == 1
+    assert "newer version" in err
