@@ -7,7 +7,9 @@
 - a row that has ended leaves the batch, and only the last position goes through the output head.
 """
 
+import copy
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -131,8 +133,11 @@ class LanguageModel:
             rows = min(
                 batch_size or MAX_ROWS, self._rows(len(prompts[waiting[0]]), len(prefix), max_new_tokens)
             )
-            start = time.perf_counter()
             batch, done = waiting[:rows], None
+            if shared and len(prompts[batch[0]]) + max_new_tokens > self._window:
+                # Padding stands between the prefix and the row's own tokens, and would fill the window.
+                batch = [i for i in batch if len(prompts[i]) == len(prompts[batch[0]])]
+            start = time.perf_counter()
             while done is None:
                 try:
                     done = self._answer(
@@ -164,12 +169,13 @@ class LanguageModel:
         while batch.ids and not (stop and stop()):
             self._guarded(batch.step)
             text = self._decode(batch.out[0], strip=False).lstrip()
-            if text.endswith("\ufffd"):  # the bytes of a character that is not complete yet
+            last = batch.ended(0, max_new_tokens)
+            if text.endswith("\ufffd") and not last:  # the bytes of a character that is not complete yet
                 continue
-            if text.startswith(shown) and len(text) > len(shown):
+            if len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
-            if batch.ended(0, max_new_tokens):
+            if last:
                 return
 
     # ---- prompts
@@ -261,6 +267,12 @@ class LanguageModel:
         room = CACHE_BYTES.get(kind) or torch.cuda.mem_get_info(self.device)[0] // 4
         by_cache = room // ((longest + max_new_tokens) * self._cache_bytes_per_token)
         return max(1, min(by_pass, by_cache))
+
+    @cached_property
+    def _window(self) -> float:
+        """Tokens that the layers with the shortest view look back; infinite where all see everything."""
+        layers = DynamicCache(config=self.model.config).layers
+        return min((layer.sliding_window for layer in layers if layer.is_sliding), default=math.inf)
 
     @cached_property
     def _cache_bytes_per_token(self) -> int:
@@ -400,8 +412,6 @@ def _common_prefix(prompts: Sequence[list[int]]) -> list[int]:
 
 def _repeated(shared: DynamicCache, rows: int) -> DynamicCache:
     """The prefix's keys and values for every row of a batch."""
-    import copy
-
     cache = copy.deepcopy(shared)
     cache.batch_repeat_interleave(rows)
     return cache
