@@ -238,6 +238,7 @@ class LoRA(Method):
 
     def _train(self, params: LoRAParams, context: Context) -> Generator[Event, None, Adapted]:
         from playground.training.batches import encode
+        from playground.training.fused_lora import fuse, unfuse
         from playground.training.measure import directory_bytes
         from playground.training.text import fit, train
 
@@ -250,6 +251,7 @@ class LoRA(Method):
             e for e in encode(context.model, context.task, context.task.dev) if len(e.ids) <= plan.max_length
         ]
         context.model.model = self.wrap(params, context.model.model, context.seed)
+        fuse(context.model.model)
         adapted = _adapted(context, 0)
         result = yield from train(
             context.model.model,
@@ -260,6 +262,7 @@ class LoRA(Method):
             resume=context.resume,
             samples=lambda step: _samples(adapted, context.task, "during" if step else "before", step),
         )
+        unfuse(context.model.model)
         _save(params, context, result.dev_loss)
         yield Event.metric("train_loss", result.train_loss)
         yield Event.metric("dev_loss", result.dev_loss)
