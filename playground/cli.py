@@ -122,7 +122,11 @@ def _add_method(kinds: Any, method: Method) -> None:
 
 def _option(spec: FieldSpec) -> dict[str, Any]:
     """argparse's words for a parameter; ranges are checked by ``Params``, which explains them better."""
-    more: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _escape(f"{spec.help} [{spec.default}]")}
+    bounds = "" if spec.minimum is None or spec.maximum is None else f"{spec.minimum:g} to {spec.maximum:g}; "
+    more: dict[str, Any] = {
+        "default": argparse.SUPPRESS,
+        "help": _escape(f"{spec.help} [{bounds}default {spec.default}]"),
+    }
     if spec.kind == "boolean":
         more["action"] = argparse.BooleanOptionalAction
     elif spec.kind == "choice":

@@ -74,7 +74,7 @@ def test_options_of_run_come_from_the_parameters(playground):
     assert (row["seed"], row["limit"]) == (4, None)
     code, out, _ = playground("run", "patient", "--help")
     assert code == 0
-    assert "How often it waits. [1]" in out
+    assert "How often it waits. [1 to 100000; default 1]" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class Arbiter:
         Raises:
             ModelUnavailable: it cannot be had here.
             OutOfMemory: it does not fit.
+            QueueError: a job is using the GPU's memory.
         """
         with self._turn():
             yield self._base(model_id, progress)
@@ -106,7 +107,7 @@ class Arbiter:
 
         Raises:
             RunNotFound: there is no such run.
-            QueueError: the run is not done.
+            QueueError: the run is not done, or a job is using the GPU's memory.
             AdapterError: its folder does not hold a whole result.
             ModelUnavailable, OutOfMemory: as ``model``.
         """
@@ -166,7 +167,21 @@ class Arbiter:
         from playground.models.sources import locate
         from playground.models.text import load
 
+        self._refuse_beside_a_job(entry)
         return load(entry, self.settings, folder=locate(entry, self.settings, progress))
+
+    def _refuse_beside_a_job(self, entry: catalogue.Model) -> None:
+        """On a GPU a job has the memory first."""
+        import torch
+
+        if not torch.cuda.is_available() or self.settings.device in {"cpu", "mps"}:
+            return
+        running = self.store.list(status="running")
+        free, _ = torch.cuda.mem_get_info()
+        if running and free < 1.5 * (entry.memory or 0) + 10**9:
+            raise QueueError(
+                f"Run {running[0].id} is using the GPU's memory. Try again when it has ended, or stop it."
+            )
 
     def _restored(self, run: Run, progress: Progress | None) -> Adapted:
         key = (run.id, run.finished)

@@ -42,11 +42,12 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
         embedder=_embedder(settings),
         resume=run.resume,
     )
+    load = provenance.OtherLoad()
     device = str(language_model.device)
     adapted = yield from _adapt(technique.adapt(params, context), device, earlier_seconds(run))
     yield from _sizes(adapted)
     yield from _test(adapted, chosen, run, device)
-    yield Event.provenance(**provenance.after())
+    yield Event.provenance(**load.facts())
 
 
 def test_items(chosen: Task, limit: int | None) -> Sequence[Item]:

@@ -31,17 +31,16 @@ def alive(process: int | None, since: str | None) -> bool:
     return process is not None and since is not None and started(process) == since
 
 
-def identity(process: int | None = None) -> str:
-    """A text that names a process for good: "<id>:<start>"."""
-    process = process or os.getpid()
-    return f"{process}:{started(process)}"
+def identity(part: str = "") -> str:
+    """A text that names this process for good, and a part of it: "<id>:<start>:<part>"."""
+    return f"{os.getpid()}:{started(os.getpid())}:{part}"
 
 
 def identity_alive(text: str | None) -> bool:
     """Whether the process that ``identity`` named still runs."""
-    if not text or ":" not in text:
+    if not text or text.count(":") < 2:
         return False
-    process, _, since = text.partition(":")
+    process, since, _ = text.split(":", 2)
     return alive(int(process), since)
 
 

@@ -4,9 +4,12 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 import playground
 from playground.data.tasks import Task
@@ -47,7 +50,6 @@ def before(run: Run, task: Task) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "libraries": libraries(),
-        "load_average_before": _load_average(),
     }
 
 
@@ -68,9 +70,23 @@ def of_model(model: "LanguageModel") -> dict[str, Any]:
     }
 
 
-def after() -> dict[str, Any]:
-    """What is known at the end. A load above one job's own marks timings that shared the machine."""
-    return {"load_average_after": _load_average()}
+class OtherLoad:
+    """How many cores other programs kept busy since this was made: timings that shared the machine carry it."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def facts(self) -> dict[str, Any]:
+        """``other_load_cores``: the mean over the time since then."""
+        wall, busy, own = (now - then for now, then in zip(self._read(), self._start, strict=True))
+        return {"other_load_cores": round(max(0.0, busy - own) / wall, 2) if wall > 0 else None}
+
+    def _read(self) -> tuple[float, float, float]:
+        """Wall, busy and own seconds; the busy ones are those of all cores of the machine."""
+        system = psutil.cpu_times()
+        idle = system.idle + getattr(system, "iowait", 0.0) + getattr(system, "steal", 0.0)
+        guest = getattr(system, "guest", 0.0) + getattr(system, "guest_nice", 0.0)  # counted in user already
+        return time.perf_counter(), sum(system) - idle - guest, time.process_time()
 
 
 def libraries() -> dict[str, str]:
@@ -109,7 +125,3 @@ def cpu_name() -> str:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _load_average() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -30,6 +30,7 @@ from playground.settings import Settings
 
 TICK = 0.2  # seconds between two looks at the queue
 SWEEP = 2.0  # seconds between two looks for runs whose process is gone
+COURTESY = 5.0  # seconds that a free device waits for the process whose run is first
 LOST = "Its process ended without a word while it was running. Resume it to go on from its last checkpoint."
 CLOSED = "The playground was closed while it was running. Resume it to go on from its last checkpoint."
 
@@ -49,13 +50,14 @@ class Queue:
         self.settings = settings
         self.store = store
         self.release = release
-        self.identity = processes.identity()
+        self.identity = processes.identity(uuid.uuid4().hex[:6])
         self._job: tuple[int, subprocess.Popen] | None = None
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._adopt = True
-        self._ended: list[tuple[int, str]] = []  # ends that the store would not take yet
+        self._ended: list[tuple[int, int, str]] = []  # run, process, reason: ends not yet in the store
+        self._free_since: float | None = None  # when the device was first seen free though runs wait
 
     # Filing
 
@@ -219,7 +221,10 @@ class Queue:
         Args:
             adopt: also start waiting runs that another process filed which is gone.
         """
+        if self._thread:
+            return
         self._adopt = adopt
+        self._closing = False
         self.recover()
         self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
         self._thread.start()
@@ -237,7 +242,7 @@ class Queue:
             return False
         if run.owner == self.identity:  # its end may still be on the way through this very queue
             mine = self._job is not None and self._job[0] == run.id
-            return not mine and all(run.id != ended for ended, _ in self._ended)
+            return not mine and all(run.id != ended for ended, _, _ in self._ended)
         return not processes.identity_alive(run.owner)
 
     def close(self) -> None:
@@ -279,10 +284,11 @@ class Queue:
     def _reap(self) -> None:
         if self._job and self._job[1].poll() is not None:
             run_id, process = self._job
-            self._ended.append((run_id, self._reason(run_id, process.returncode)))
+            self._ended.append((run_id, process.pid, self._reason(run_id, process.returncode)))
             self._job = None
         while self._ended:
-            self.store.finish(self._ended[0][0], "failed", self._ended[0][1])  # unless it ended in order
+            run_id, pid, reason = self._ended[0]
+            self.store.finish(run_id, "failed", reason, process=pid)  # does nothing if it ended in order
             self._ended.pop(0)
 
     def _reason(self, run_id: int, code: int) -> str:
@@ -298,26 +304,34 @@ class Queue:
         )
 
     def _start_next(self) -> None:
-        run = self._next()
-        if run is None:
+        waiting = self.store.queued()
+        if not waiting:
+            self._free_since = None
             return
         lock = local.lock_device(self.settings)
         if lock is None:
+            self._free_since = None
             return
         try:
-            if self.store.transition(run.id, "running", expect={"queued"}, owner=self.identity):
+            self._free_since = self._free_since or time.monotonic()
+            run = self._next(waiting)
+            if run and self.store.transition(run.id, "running", expect={"queued"}, owner=self.identity):
+                self._free_since = None
                 self._launch(run, lock)
         finally:
             os.close(lock)
 
-    def _next(self) -> Run | None:
-        """The first in the queue, if it is ours or nobody's; another living process takes its own."""
-        for run in self.store.queued():
+    def _next(self, waiting: Sequence[Run]) -> Run | None:
+        """The first in the queue, if it is ours or nobody's. Another living process takes its own, unless
+        it leaves the device free for long (it may be suspended)."""
+        patient = time.monotonic() - (self._free_since or 0) < COURTESY
+        for run in waiting:
             if run.owner == self.identity:
                 return run
             if processes.identity_alive(run.owner):
-                return None
-            if self._adopt:
+                if patient:
+                    return None
+            elif self._adopt:
                 return run
         return None
 
@@ -330,8 +344,8 @@ class Queue:
             self.store.finish(run.id, "failed", f"The run could not be started: {error}.")
             return
         self._job = (run.id, process)
-        since = processes.started(process.pid)
-        if since is not None and not self.store.set_process(run.id, process.pid, since):
+        since = processes.started(process.pid) or "gone"
+        if not self.store.set_process(run.id, process.pid, since):
             processes.end_group(process.pid, since)  # it was stopped between filing and starting
 
 

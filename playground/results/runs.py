@@ -5,8 +5,10 @@ status names the status it expects, so that a late worker cannot overwrite a can
 """
 
 import builtins
+import errno
 import json
 import math
+import shutil
 import sqlite3
 import threading
 import time
@@ -25,6 +27,7 @@ ACTIVE = frozenset({"queued", "running"})
 FINISHED = frozenset({"done", "failed", "cancelled", "interrupted"})
 
 KEPT = 5000  # ended runs that stay decoded in memory
+SPARE_BYTES = 100_000  # with less space on the disk than this, an I/O error means a full disk
 BUSY_SECONDS = 15.0  # how long a writer waits for another before it gives up
 
 _COLUMNS = (
@@ -516,7 +519,7 @@ def _finite(value: float | None) -> float | None:
 
 def _explain(path: Path, error: Exception) -> str:
     text = str(error)
-    if "disk is full" in text or getattr(error, "errno", None) == 28:
+    if "disk is full" in text or getattr(error, "errno", None) == errno.ENOSPC or _no_space(path, text):
         return f"The disk is full: the results store {path} cannot be written. Free some space."
     if "readonly" in text or "read-only" in text or isinstance(error, PermissionError):
         return f"The results store {path} may not be written. Check its permissions, or set PLAYGROUND_HOME."
@@ -528,3 +531,10 @@ def _explain(path: Path, error: Exception) -> str:
     if "locked" in text:
         return f"The results store {path} is in use by another program for too long. Try again."
     return f"The results store {path} cannot be used: {text}."
+
+
+def _no_space(path: Path, text: str) -> bool:
+    """SQLite calls some full disks an "I/O error"."""
+    if "I/O error" not in text or not path.parent.is_dir():
+        return False
+    return shutil.disk_usage(path.parent).free < SPARE_BYTES

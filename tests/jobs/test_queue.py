@@ -38,6 +38,7 @@ def test_a_run_from_filing_to_its_row(queue, ended, store):
     assert run.provenance["data_hash"] == "hash-of-tiny"
     assert run.provenance["model_revision"] == "fake-revision"
     assert run.provenance["libraries"]["transformers"]
+    assert 0 <= run.provenance["other_load_cores"] < 2 * os.cpu_count()
     assert run.created <= run.started <= run.finished
     assert [event.data["step"] for event in store.events(run.id, kinds=["metric"])][1:4] == [0, 1, 2]
     assert {event.data["phase"] for event in store.events(run.id, kinds=["progress"])} >= {
