@@ -119,7 +119,7 @@ def test_it_tells_chunks_recall_and_bytes(tmp_path):
 
 
 def test_without_documents_examples_are_retrieved_as_turns(tmp_path):
-    adapted, events = adapt(tmp_path, LABELS, k=2)
+    adapted, events = adapt(tmp_path, LABELS, examples=2)
     [prompt] = adapted.prompts(["my parcel is late again"])
     assert [(m["role"], m["content"]) for m in prompt.messages] == [
         ("system", "Route it."),
@@ -149,7 +149,7 @@ def test_a_long_example_counts_once(tmp_path):
         (),
         labels=LABELS.labels,
     )
-    adapted, _ = adapt(tmp_path, task, k=2, chunk_tokens=20, overlap_tokens=0)
+    adapted, _ = adapt(tmp_path, task, examples=2)
     [prompt] = adapted.prompts(["late parcel sentence"])
     assert prompt.examples[-1] == "long"
     assert len(set(prompt.examples)) == 2
@@ -177,7 +177,7 @@ def test_restore_without_an_index(tmp_path):
 @pytest.mark.parametrize(
     ("task", "params", "field"),
     [
-        (LABELS, {"k": 4}, "k"),
+        (LABELS, {"examples": 4}, "examples"),
         (FREE, {"chunk_tokens": 20, "overlap_tokens": 15}, "overlap_tokens"),
         (Task("e", "E", "", "", "", "free", "token_f1", (), (), ()), {}, None),
     ],
@@ -188,7 +188,9 @@ def test_what_does_not_fit_is_refused_before_the_start(task, params, field):
     assert error.value.field == field
 
 
-@pytest.mark.parametrize("values", [{"k": 0}, {"k": 21}, {"mode": "magic"}, {"chunk_tokens": 1000}, {"x": 1}])
+@pytest.mark.parametrize(
+    "values", [{"k": 0}, {"k": 21}, {"examples": 0}, {"mode": "magic"}, {"chunk_tokens": 1000}, {"x": 1}]
+)
 def test_parameters_out_of_range(values):
     with pytest.raises(InvalidParams):
         RAGParams.parse(values)
