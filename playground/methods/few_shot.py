@@ -76,12 +76,13 @@ class FewShot(Method):
     def adapt(self, params: FewShotParams, context: Context) -> Generator[Event, None, Adapted]:
         """Choose the examples (or, for nearest, embed them all) and keep them in the run's folder."""
         self.check(params, context.task)
+        vectors = None
         if params.selector == "nearest" and params.k:
-            pool, vectors = list(context.task.train), None
+            pool = list(context.task.train)
             yield Event.progress("adapt", 0, len(pool), unit="example", note="Embedding the examples")
             vectors = context.embedder().encode([item.input for item in pool])
         else:
-            pool, vectors = select(context.task, params, context.seed), None
+            pool = select(context.task, params, context.seed)
         stored = _save(context.folder, pool, vectors)
         yield Event.artifact("examples", EXAMPLES, stored)
         yield Event.progress("adapt", len(pool), len(pool), unit="example")
