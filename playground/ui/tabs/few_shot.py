@@ -1,0 +1,5 @@
+import gradio as gr
+
+
+def build(session, pulse=None):
+    gr.HTML("soon")
