@@ -6,8 +6,8 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from playground.settings import Settings  # noqa: E402 - the two lines above must come first
-from playground.ui.build import serve  # noqa: E402
+from playground.settings import Settings
+from playground.ui.build import serve
 
 
 def main() -> None:

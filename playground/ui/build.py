@@ -2,6 +2,7 @@
 
 import gradio as gr
 
+from playground.data import tasks
 from playground.jobs.arbiter import Arbiter
 from playground.jobs.queue import Queue
 from playground.results.runs import ACTIVE, RunStore
@@ -27,19 +28,20 @@ def open_session(settings: Settings) -> Session:
 def page(session: Session) -> gr.Blocks:
     """Build the page. Everything that it shows is read from the store when a visitor comes."""
     with gr.Blocks(title="Adaptation Playground", analytics_enabled=False) as blocks:
-        pulse = gr.Textbox("", visible="hidden")  # these three change in the browser, and views follow them
+        pulse = gr.Textbox("", visible="hidden")  # when these change in the browser, views follow
         group = gr.Textbox("", visible="hidden", elem_id="group")
         opened = gr.Number(None, visible="hidden")
+        known = gr.Textbox("", visible="hidden")
         header = gr.HTML(status(session), elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Start", id="start"):
-                first = start.build(session, pulse, group)
+                start.build(session, pulse, group, known)
             with gr.Tab("Few-shot", id="few_shot"):
-                few_shot.build(session, pulse)
+                few_shot.build(session, pulse, known)
             with gr.Tab("RAG", id="rag"):
-                rag.build(session)
+                rag.build(session, known)
             with gr.Tab("LoRA", id="lora"):
-                lora.build(session, pulse)
+                lora.build(session, pulse, known)
             with gr.Tab("Compare", id="compare"):
                 compare.build(session, pulse, group, opened)
             with gr.Tab("Runs", id="runs"):
@@ -54,7 +56,7 @@ def page(session: Session) -> gr.Blocks:
         blocks.load(
             arrive,
             None,
-            [pulse, group, opened, tabs, header, first.task],
+            [pulse, group, opened, tabs, header, known],
             **quick,
         )
         group.change(None, group, js="group => window.playground.remember(group)", api_visibility="private")
@@ -121,6 +123,5 @@ def _arrive(session: Session, request: gr.Request):
     asked = dict(request.query_params) if request else {}
     run = int(asked["run"]) if asked.get("run", "").isdigit() else None
     group = asked.get("group") or session.newest_group() or ""
-    choices = gr.update(choices=session.task_choices())
     tab = gr.Tabs(selected="runs") if run else gr.skip()
-    return session.pulse(), group, run, tab, status(session), choices
+    return session.pulse(), group, run, tab, status(session), ",".join(tasks.tasks(session.settings))

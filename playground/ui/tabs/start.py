@@ -1,7 +1,5 @@
 """Start: race the methods, see the map, get advice."""
 
-from dataclasses import dataclass
-
 import gradio as gr
 
 from playground.errors import InvalidInput
@@ -12,21 +10,13 @@ from playground.ui.components import advice, run_card, technique_map
 from playground.ui.components.markup import bar, empty, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.session import Session
-
+from playground.ui.tabs import own_task
 
 ALL_ITEMS = "All"
 
 
-@dataclass
-class StartTab:
-    """What other tabs have to know of this one."""
-
-    task: gr.Dropdown
-    model: gr.Dropdown
-
-
-def build(session: Session, pulse: gr.Textbox, group: gr.Textbox) -> StartTab:
-    """Draw the tab. ``group`` is the race that this visitor looks at."""
+def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Textbox) -> None:
+    """Draw the tab. ``group`` is the race that this visitor looks at; ``known`` the tasks' ids."""
     gr.HTML(
         '<section class="pg-hero"><h1>Every way to adapt a model.<br>One honest table.</h1>'
         "<p>Take one model and one task. Prompt it, give it examples, let it look things up, train it. Each try answers"
@@ -71,6 +61,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox) -> StartTab:
                 gr.Radio(advice.MACHINE, value=advice.MACHINE[0], label="What does it run on?"),
             ]
         told = gr.HTML(advice.show(*(answer.value for answer in answers)))
+    with gr.Column(elem_classes="pg-panel"):
+        own_task.build(session, known)
     for answer in answers:
         answer.change(
             advice.show, answers, told, api_visibility="private", show_progress="hidden", queue=False
@@ -114,7 +106,10 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox) -> StartTab:
         queue=False,
     )
     compare.click(None, js="() => window.playground.open('Compare')", api_visibility="private")
-    return StartTab(task, model)
+    known.change(
+        lambda: gr.update(choices=session.task_choices()), None, task,
+        api_visibility="private", show_progress="hidden", queue=False,
+    )  # fmt: skip
 
 
 def items_field() -> gr.Dropdown:
