@@ -80,7 +80,7 @@ def control(spec: FieldSpec) -> Component:
         return gr.Textbox(spec.default, **common)
     step = spec.step or (1 if spec.kind == "integer" else None)
     if _slides(spec, step):
-        return gr.Slider(spec.minimum, spec.maximum, value=spec.default, step=step, **common)
+        return gr.Slider(spec.minimum, spec.maximum, value=spec.default, step=step, buttons=[], **common)
     return gr.Number(spec.default, step=step or spec.default / 10 or 0.1, **common)
 
 

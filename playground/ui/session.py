@@ -60,6 +60,11 @@ class Session:
         """All tasks as (title, id)."""
         return [(task.title, id) for id, task in tasks.tasks(self.settings).items()]
 
+    def default_task(self) -> str | None:
+        """The task that the tabs begin with: the one with labels, where differences are easiest to see."""
+        known = tasks.tasks(self.settings)
+        return next((id for id, task in known.items() if task.answer == "label"), next(iter(known), None))
+
     def task_title(self, task_id: str) -> str:
         """A task's title; its id where it is gone."""
         known = tasks.tasks(self.settings).get(task_id)

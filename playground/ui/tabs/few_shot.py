@@ -23,13 +23,12 @@ TONES = {"first": "three", "random": "one", "nearest": "two"}
 def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     """Draw the tab. ``known`` changes when there are other tasks than before."""
     technique = method("few_shot")
-    choices = session.task_choices()
     gr.HTML(heading("Few-shot", technique.summary))
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             with gr.Row(elem_classes="pg-form"):
                 task = gr.Dropdown(
-                    choices, value=choices[0][1] if choices else None, label="Task", min_width=200
+                    session.task_choices(), value=session.default_task(), label="Task", min_width=200
                 )
                 model = gr.Dropdown(
                     session.model_choices(), value=session.model_choices()[0][1], label="Model",
@@ -40,13 +39,16 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
                 load = gr.Button("Load these examples", size="md", elem_id="load-examples")
                 clear = gr.Button("Empty the table", size="md")
             examples = gr.Dataframe(
+                value=first_rows(session, fields),
                 headers=["Input", "Answer"], datatype="str", type="array", interactive=True, wrap=True,
                 column_count=2, max_height=420, label="Examples in the prompt",
                 column_widths=["72%", "28%"], buttons=[], elem_id="examples",
             )  # fmt: skip
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Ask", "The same question without and with the examples.", 3))
-            question = gr.Textbox(label="Question", lines=4, max_lines=12, elem_id="few-shot-question")
+            question = gr.Textbox(
+                first_question(session), label="Question", lines=4, max_lines=12, elem_id="few-shot-question"
+            )
             with gr.Row(elem_classes="pg-buttons"):
                 ask = gr.Button("Ask both", variant="primary", size="md", elem_id="few-shot-ask")
                 preview = gr.Button("Show the exact prompt", size="md", elem_id="show-prompt")
@@ -66,7 +68,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
             )
             limit = items_field()
             problem = gr.HTML()
-            measure = gr.Button("Measure", variant="primary", size="md", elem_id="few-shot-measure")
+            with gr.Row(elem_classes="pg-buttons"):
+                measure = gr.Button("Measure", variant="primary", size="md", elem_id="few-shot-measure")
             live = gr.HTML()
         with gr.Column(min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Quality against k", "From the runs on this task and model.", 3))
@@ -175,6 +178,20 @@ def table(session: Session, fields: form.Form, values: dict) -> list[list[str]]:
         )
         params = params.model_copy(update={"selector": "random", "order": "as selected"})
     return [[item.input, item.target] for item in select(chosen, params, seed=0)]
+
+
+def first_rows(session: Session, fields: form.Form) -> list[list[str]]:
+    """The table as a visitor finds it: what the default settings choose for the first task."""
+    if session.default_task() is None:
+        return []
+    defaults = {spec.name: spec.default for spec in fields.method.Params.fields()}
+    return table(session, fields, {"task": session.default_task(), **defaults})
+
+
+def first_question(session: Session) -> str:
+    """A question to begin with, from the first task's dev split."""
+    task = session.default_task()
+    return tasks.task(task, session.settings).dev[0].input if task else ""
 
 
 def prompts(task: Task, rows: list[list[str]] | None, text: str) -> list[list[dict[str, str]]]:

@@ -20,13 +20,12 @@ from playground.ui.tabs.start import items_field, limit_of
 def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     """Draw the tab."""
     technique = method("lora")
-    choices = session.task_choices()
     gr.HTML(heading("LoRA", technique.summary))
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             with gr.Row(elem_classes="pg-form"):
                 task = gr.Dropdown(
-                    choices, value=choices[0][1] if choices else None, label="Task", min_width=200
+                    session.task_choices(), value=session.default_task(), label="Task", min_width=200
                 )
                 model = gr.Dropdown(
                     session.model_choices(), value=session.model_choices()[0][1], label="Model",
@@ -56,7 +55,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
             )
             trained = gr.Dropdown([], label="Adapter", info="Of a finished run.", elem_id="adapter")
             question = gr.Textbox(label="Question", lines=3, max_lines=12)
-            ask = gr.Button("Ask both", variant="primary", size="md")
+            with gr.Row(elem_classes="pg-buttons"):
+                ask = gr.Button("Ask both", variant="primary", size="md", elem_id="lora-ask")
             status = gr.HTML()
             with gr.Row():
                 off = gr.Textbox(label="Adapter off", lines=3, interactive=False, min_width=200)
@@ -64,9 +64,11 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         with gr.Column(min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("What LoRA does", "W = W₀ + λ · A · B", 3))
             with gr.Row(elem_classes="pg-form"):
-                d = gr.Slider(64, 8192, value=576, step=64, label="d, rows of W", min_width=160)
-                n = gr.Slider(64, 8192, value=576, step=64, label="n, columns of W", min_width=160)
-                k = gr.Slider(1, 256, value=8, step=1, label="k, rank", min_width=160)
+                d = gr.Slider(64, 8192, value=576, step=64, label="d, rows of W", min_width=160, buttons=[])
+                n = gr.Slider(
+                    64, 8192, value=576, step=64, label="n, columns of W", min_width=160, buttons=[]
+                )
+                k = gr.Slider(1, 256, value=8, step=1, label="k, rank", min_width=160, buttons=[])
             picture = gr.HTML(explain.low_rank(576, 576, 8))
 
     inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}

@@ -38,7 +38,8 @@ def build(session: Session, known: gr.Textbox) -> None:
                 label="Instruction", info="What the model is told. Blank = made from the labels.", lines=2
             )
             kind = gr.Radio(list(KINDS), value="Guess from the answers", label="Answers are")
-            save = gr.Button("Save the task", variant="primary", size="md", elem_id="save-task")
+            with gr.Row(elem_classes="pg-buttons"):
+                save = gr.Button("Save the task", variant="primary", size="md", elem_id="save-task")
         with gr.Column(scale=3, min_width=280):
             problem = gr.HTML(elem_id="task-problem")
             table = gr.HTML(elem_id="task-preview")

@@ -83,7 +83,8 @@ def build(session: Session, known: gr.Textbox) -> None:
             )
             limit = items_field()
         problem = gr.HTML()
-        measure = gr.Button("Measure", size="md", elem_id="rag-measure")
+        with gr.Row(elem_classes="pg-buttons"):
+            measure = gr.Button("Measure", variant="primary", size="md", elem_id="rag-measure")
 
     def construct(request: gr.Request, **values):
         yield from build_index(session, indexes, fields, values, request.session_hash)

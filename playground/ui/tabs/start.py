@@ -26,9 +26,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Race the methods", "Same model, same task, same test items."))
-            tasks = session.task_choices()
-            task = gr.Dropdown(tasks, value=tasks[0][1] if tasks else None, label="Task")
-            about = gr.HTML(describe(session, tasks[0][1] if tasks else None))
+            task = gr.Dropdown(session.task_choices(), value=session.default_task(), label="Task")
+            about = gr.HTML(describe(session, session.default_task()))
             model = gr.Dropdown(
                 session.model_choices(),
                 value=session.model_choices()[0][1],
