@@ -35,7 +35,7 @@ def page(session: Session) -> gr.Blocks:
         header = gr.HTML(status(session), elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Start", id="start"):
-                start.build(session, pulse, group, known)
+                start.build(session, pulse, group, known, tabs)
             with gr.Tab("Few-shot", id="few_shot"):
                 few_shot.build(session, pulse, known)
             with gr.Tab("RAG", id="rag"):

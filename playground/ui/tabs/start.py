@@ -15,7 +15,7 @@ from playground.ui.tabs import own_task
 ALL_ITEMS = "All"
 
 
-def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Textbox) -> None:
+def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Textbox, tabs: gr.Tabs) -> None:
     """Draw the tab. ``group`` is the race that this visitor looks at; ``known`` the tasks' ids."""
     gr.HTML(
         '<section class="pg-hero"><h1>Every way to adapt a model.<br>One honest table.</h1>'
@@ -104,7 +104,10 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         show_progress="hidden",
         queue=False,
     )
-    compare.click(None, js="() => window.playground.open('Compare')", api_visibility="private")
+    compare.click(
+        lambda: gr.Tabs(selected="compare"), None, tabs,
+        api_visibility="private", show_progress="hidden", queue=False,
+    )  # fmt: skip
     known.change(
         lambda: gr.update(choices=session.task_choices()), None, task,
         api_visibility="private", show_progress="hidden", queue=False,
