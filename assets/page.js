@@ -1,0 +1,15 @@
+// What the page does in the browser itself: keep the race in the address, scroll to answers.
+window.playground = {
+  remember(group) {
+    const address = new URL(window.location.href);
+    if (group) address.searchParams.set('group', group);
+    address.searchParams.delete('run');
+    window.history.replaceState(null, '', address);
+  },
+  toAnswers() {
+    setTimeout(() => {
+      const answers = document.querySelector('#answers .pg-answers');
+      if (answers) answers.scrollIntoView({ behavior: 'smooth', block: 'start' });
+    }, 350);
+  },
+};

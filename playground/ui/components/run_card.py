@@ -1,0 +1,155 @@
+"""A run as a card: what it is, how far it is, what came out."""
+
+import time
+
+from playground.results.comparison import text
+from playground.results.runs import ACTIVE, Run
+from playground.ui.components.markup import bar, facts, safe
+from playground.ui.session import Session
+
+PHASES = {
+    "fetch": "Fetching the model",
+    "load": "Loading the model",
+    "adapt": "Adapting",
+    "train": "Training",
+    "index": "Building the index",
+    "evaluate": "Answering the test items",
+    "probe": "Timing single questions",
+}
+STEPS = (("Load", ("fetch", "load")), ("Adapt", ("adapt", "train", "index")), ("Test", ("evaluate", "probe")))
+STATUS = {
+    "queued": "Waiting",
+    "running": "Running",
+    "done": "Done",
+    "failed": "Failed",
+    "cancelled": "Stopped",
+    "interrupted": "Interrupted",
+}
+
+
+def pill(run: Run, place: int | None = None) -> str:
+    """The status as a small label; a waiting run says its place in the queue."""
+    words = STATUS[run.status]
+    if run.status == "queued" and place:
+        words = "Next in line" if place == 1 else f"Waiting, place {place}"
+    return f'<span class="pg-pill pg-{run.status}">{safe(words)}</span>'
+
+
+def doing(run: Run) -> str:
+    """What a run is doing now, in words: "Answering the test items: 34 of 200 · 12 s left"."""
+    now = run.progress or {}
+    if run.status != "running":
+        return ""
+    words = PHASES.get(now.get("phase", ""), "Starting")
+    total, done = now.get("total"), now.get("done") or 0
+    if now.get("unit") == "byte":
+        words += f": {text(done, 'B')}" + (f" of {text(total, 'B')}" if total else "")
+    elif total and total > 1:
+        words += f": {done:g} of {total:g}"
+    if now.get("left_seconds"):
+        words += f" · about {text(now['left_seconds'], 's')} left"
+    return words
+
+
+def share(run: Run) -> float | None:
+    """How far the present phase is, 0..1; None = unknown."""
+    now = run.progress or {}
+    return None if not now.get("total") else (now.get("done") or 0) / now["total"]
+
+
+def steps(run: Run) -> str:
+    """Load, Adapt, Test: which is done, which is under way and how far."""
+    phase = (run.progress or {}).get("phase", "")
+    current = next((i for i, (_, phases) in enumerate(STEPS) if phase in phases), 0)
+    parts = []
+    for i, (name, _) in enumerate(STEPS):
+        if run.status == "done" or (run.status != "queued" and i < current):
+            amount: float | None = 1.0
+        elif run.status == "running" and i == current:
+            amount = share(run)
+        else:
+            amount = 0.0
+        parts.append(f"<li><span>{name}</span>{bar(amount, label=f'{name}')}</li>")
+    return f'<ol class="pg-steps pg-{run.status}">{"".join(parts)}</ol>'
+
+
+def result(run: Run) -> str:
+    """Quality with its interval and number of items; empty before there is one."""
+    quality = run.metrics.get("quality")
+    if quality is None:
+        return ""
+    low, high = run.metrics.get("quality_low"), run.metrics.get("quality_high")
+    interval = f"{text(low, '')} to {text(high, '')}" if low is not None and high is not None else ""
+    items = run.metrics.get("n")
+    below = " · ".join(part for part in (interval, f"{items:.0f} items" if items else "") if part)
+    return f'<div class="pg-result"><strong>{text(quality, "")}</strong><span>{safe(below)}</span></div>'
+
+
+def elapsed(run: Run) -> str:
+    """How long the run took, or has been running."""
+    if run.started is None:
+        return ""
+    return text((run.finished or time.time()) - run.started, "s")
+
+
+def when(seconds: float | None) -> str:
+    """A time as "23 Nov, 20:15"; in UTC on most servers."""
+    return time.strftime("%d %b, %H:%M", time.localtime(seconds)) if seconds else ""
+
+
+def lane(session: Session, run: Run) -> str:
+    """One method's lane in a race."""
+    family = session.family(run.method)
+    error = f'<p class="pg-reason">{safe(run.error)}</p>' if run.error and run.status != "done" else ""
+    return (
+        f'<article class="pg-lane pg-{run.status}" data-family="{safe(family)}" data-run="{run.id}">'
+        f'<div class="pg-lane-name"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
+        f"{pill(run, session.store.position(run.id))}</div>"
+        f'<div class="pg-lane-steps">{steps(run)}<small>{safe(doing(run) or _after(run))}</small>{error}</div>'
+        f'<div class="pg-lane-result">{result(run)}</div></article>'
+    )
+
+
+def _after(run: Run) -> str:
+    return f"{STATUS[run.status]} after {elapsed(run)}" if run.finished and run.started else ""
+
+
+def card(session: Session, run: Run, actions: bool = True) -> str:
+    """A run in the list of runs, with its buttons."""
+    limit = f"first {run.limit} test items" if run.limit else "all test items"
+    family = session.family(run.method)
+    error = f'<p class="pg-reason">{safe(run.error)}</p>' if run.error and run.status != "done" else ""
+    progress = (
+        bar(share(run), label=doing(run)) + f"<small>{safe(doing(run))}</small>"
+        if run.status == "running"
+        else ""
+    )
+    return (
+        f'<article class="pg-run pg-{run.status}" data-family="{safe(family)}">'
+        f'<div class="pg-run-head"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
+        f'<span class="pg-muted">#{run.id}</span>{pill(run, session.store.position(run.id))}{result(run)}</div>'
+        f'<p class="pg-muted">{safe(session.task_title(run.task))} · {safe(session.model_title(run.model))} · '
+        f"{safe(limit)} · seed {run.seed} · {safe(when(run.created))}"
+        f"{' · ' + safe(elapsed(run)) if run.started else ''}</p>"
+        f"{progress}{error}{buttons(run) if actions else ''}</article>"
+    )
+
+
+def buttons(run: Run) -> str:
+    """What can be done with the run now."""
+    if run.status in ACTIVE:
+        offered = [("stop", "Stop")]
+    elif run.status == "done":
+        offered = [("delete", "Delete")]
+    else:
+        offered = [("resume", "Resume"), ("delete", "Delete")]
+    parts = [
+        f'<button type="button" data-action="{action}" data-run="{run.id}">{label}</button>'
+        for action, label in [("open", "Details"), *offered]
+    ]
+    return f'<div class="pg-actions">{"".join(parts)}</div>'
+
+
+def settings_of(run: Run) -> str:
+    """The parameters of a run."""
+    return facts((name.replace("_", " "), value) for name, value in run.params.items())

@@ -1,0 +1,140 @@
+"""The comparison as a table; on a narrow screen every row becomes a card."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from playground.methods.registry import methods
+from playground.results.comparison import Row, text
+from playground.results.metrics import BY_NAME
+from playground.results.runs import Run
+from playground.ui.components import run_card
+from playground.ui.components.markup import bar, safe
+
+MEASURED = (
+    "adapt_seconds",
+    "adapt_peak_bytes",
+    "stored_bytes",
+    "trainable_parameters",
+    "prompt_tokens",
+    "query_seconds_p50",
+    "query_seconds_p95",
+    "tokens_per_second",
+    "load_seconds",
+)
+SHORT = {
+    "adapt_seconds": "Adapt",
+    "adapt_peak_bytes": "Peak memory",
+    "stored_bytes": "Stored",
+    "trainable_parameters": "Trained",
+    "prompt_tokens": "Prompt",
+    "query_seconds_p50": "Query p50",
+    "query_seconds_p95": "Query p95",
+    "tokens_per_second": "Speed",
+    "load_seconds": "Load",
+}
+
+
+def table(
+    rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
+) -> str:
+    """All rows, best quality first among those that are done; waiting ones last."""
+    best = max((row["quality"] for row in rows if row["quality"] is not None), default=None)
+    ordered = sorted(rows, key=_order)
+    heads = "".join(
+        f'<th scope="col" title="{safe(BY_NAME[name].help)}">{safe(SHORT[name])}</th>' for name in MEASURED
+    )
+    body = "".join(_row(row, runs[row["run"]], places.get(row["run"]), best, chosen) for row in ordered)
+    return (
+        '<div class="pg-table-scroll" tabindex="0" role="region" aria-label="Comparison"><table class="pg-table">'
+        '<thead><tr><th scope="col">Method</th><th scope="col">Quality</th>'
+        f'<th scope="col">Against zero-shot</th><th scope="col">Valid</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _order(row: Row) -> tuple:
+    return row["quality"] is None, -(row["quality"] or 0), row["run"]
+
+
+def _row(row: Row, run: Run, place: int | None, best: float | None, chosen: int | None) -> str:
+    marks = " pg-best" if best is not None and row["quality"] == best else ""
+    marks += " pg-chosen" if chosen == row["run"] else ""
+    limit = f" · {row['limit']} items" if row["limit"] else ""
+    cells = [
+        f'<th scope="row" data-label="Method"><button type="button" data-action="open" data-run="{run.id}">'
+        f'<i class="pg-dot"></i>{safe(row["title"])}</button>'
+        f"<small>#{run.id}{limit}</small></th>",
+        f'<td data-label="Quality" class="pg-quality">{_quality(row, run, place)}</td>',
+        f'<td data-label="Against zero-shot">{_difference(row)}</td>',
+        f'<td data-label="Valid">{safe(text(row["valid_rate"], ""))}</td>',
+    ]
+    for name in MEASURED:
+        spec = BY_NAME[name]
+        cells.append(f'<td data-label="{safe(SHORT[name])}">{_measured(name, row, spec.unit)}</td>')
+    return f'<tr class="pg-{run.status}{marks}" data-family="{safe(row["family"])}">{"".join(cells)}</tr>'
+
+
+def _quality(row: Row, run: Run, place: int | None) -> str:
+    if run.status == "running":
+        return f"{bar(run_card.share(run), label='Progress')}<small>{safe(run_card.doing(run))}</small>"
+    if row["quality"] is None:
+        reason = (
+            f'<small title="{safe(run.error)}">{safe((run.error or "")[:90])}</small>' if run.error else ""
+        )
+        return f"{run_card.pill(run, place)}{reason}"
+    return interval_bar(row) + (
+        f"<b>{text(row['quality'], '')}</b><small>{text(row['quality_low'], '')} – "
+        f"{text(row['quality_high'], '')} · n {text(row['n'], 'count')}</small>"
+    )
+
+
+def interval_bar(row: Row) -> str:
+    """Quality as a bar with its 95 % interval."""
+    low, high = row["quality_low"], row["quality_high"]
+    whisker = ""
+    if low is not None and high is not None:
+        whisker = f'<u style="left:{low * 100:.1f}%;width:{(high - low) * 100:.1f}%"></u>'
+    return f'<div class="pg-interval"><span style="width:{row["quality"] * 100:.1f}%"></span>{whisker}</div>'
+
+
+def _difference(row: Row) -> str:
+    if row["difference"] is None:
+        return ""
+    tone = "good" if row["difference"] > 0 else "bad" if row["difference"] < 0 else ""
+    return f'<span class="pg-{tone}">{safe(text(row["difference"], "difference"))}</span>'
+
+
+def _measured(name: str, row: Row, unit: str) -> str:
+    value = safe(text(row[name], unit))
+    if name == "trainable_parameters" and row["trainable_share"] is not None:
+        return f"{value}<small>{safe(text(row['trainable_share'], ''))} of all</small>"
+    return value
+
+
+def guide(rows: Sequence[Row]) -> str:
+    """The guide's words beside what was measured here."""
+    measured: dict[str, Row] = {}
+    for row in rows:
+        if row["quality"] is not None:
+            measured[row["method"]] = row
+    lines = []
+    for method in methods().values():
+        row: Mapping[str, Any] = measured.get(method.id, {})
+        lines.append(
+            f'<tr data-family="{safe(method.family)}"><th scope="row"><i class="pg-dot"></i>{safe(method.title)}</th>'
+            f'<td data-label="Type">{safe(method.family)}</td>'
+            f'<td data-label="Changes weights?">{safe(method.changes_weights)}</td>'
+            f'<td data-label="Training cost">{_beside(method.training_cost, text(row.get("adapt_seconds"), "s"))}</td>'
+            f'<td data-label="Storage cost">{_beside(method.storage_cost, text(row.get("stored_bytes"), "B"))}</td>'
+            f'<td data-label="Use case">{safe(method.use_case)}</td>'
+            f'<td data-label="Best for">{safe(method.best_for)}</td></tr>'
+        )
+    return (
+        '<div class="pg-table-scroll" tabindex="0" role="region" aria-label="Guide"><table class="pg-table pg-guide">'
+        "<thead><tr><th>Method</th><th>Type</th><th>Changes weights?</th><th>Training cost</th>"
+        f"<th>Storage cost</th><th>Use case</th><th>Best for</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _beside(word: str, measured: str) -> str:
+    return safe(word) + (f"<small>measured: {safe(measured)}</small>" if measured else "")

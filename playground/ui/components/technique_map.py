@@ -1,0 +1,58 @@
+"""The map of techniques: where each one acts between the question and the answer."""
+
+from playground.methods.registry import methods
+from playground.ui.components.markup import safe
+
+FAMILIES = {
+    "non-parametric": ("Non-parametric", "The weights stay as they are. What changes is the prompt."),
+    "parametric": ("Parametric", "Training changes weights, or adds some. The prompt stays short."),
+}
+
+
+def picture() -> str:
+    """The way from question to answer, with the places where the techniques act."""
+    return """
+<div class="pg-flow" role="img" aria-label="The prompt holds the instruction, examples and passages. It goes into the
+model, whose weights stay frozen beside small trained matrices, and an answer comes out.">
+  <div class="pg-flow-prompt">
+    <h4>Prompt</h4>
+    <div class="pg-slot">Instruction <small>every method</small></div>
+    <div class="pg-slot" data-family="non-parametric">+ solved examples <small>few-shot</small></div>
+    <div class="pg-slot" data-family="non-parametric">+ found passages <small>RAG</small></div>
+    <div class="pg-slot">Question</div>
+  </div>
+  <div class="pg-arrow" aria-hidden="true"></div>
+  <div class="pg-flow-model">
+    <h4>Model</h4>
+    <div class="pg-weights"><span class="pg-frozen"><span>W<sub>0</sub></span><small>frozen</small></span>
+      <span class="pg-plus">+</span>
+      <span class="pg-low-rank" data-family="parametric"><i>A</i><i>B</i><small>LoRA trains these</small></span></div>
+  </div>
+  <div class="pg-arrow" aria-hidden="true"></div>
+  <div class="pg-flow-answer"><h4>Answer</h4><div class="pg-slot">scored on the same<br>held-out items</div></div>
+</div>"""
+
+
+def cards() -> str:
+    """All methods in two columns, each with what it changes and costs."""
+    columns = []
+    for family, (title, text) in FAMILIES.items():
+        own = "".join(_card(method) for method in methods().values() if method.family == family)
+        columns.append(
+            f'<section data-family="{family}"><header><h3>{title}</h3><p>{text}</p></header>{own}</section>'
+        )
+    return f'<div class="pg-families">{"".join(columns)}</div>'
+
+
+def _card(method) -> str:
+    facts = (
+        ("Changes weights?", method.changes_weights),
+        ("Training cost", method.training_cost),
+        ("Storage cost", method.storage_cost),
+        ("Best for", method.best_for),
+    )
+    pairs = "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in facts)
+    return (
+        f'<article class="pg-method"><h4><i class="pg-dot"></i>{safe(method.title)}</h4>'
+        f"<p>{safe(method.summary)}</p><dl>{pairs}</dl></article>"
+    )

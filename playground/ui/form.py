@@ -1,0 +1,90 @@
+"""A form made from a method's parameters, and its checks before anything is queued."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from gradio.components.base import Component
+
+from playground.data import tasks
+from playground.errors import InvalidInput
+from playground.methods.base import FieldSpec, Method
+from playground.settings import Settings
+
+SLIDER_STEPS = 100  # a range with more steps than this gets a number field
+
+
+@dataclass
+class Form:
+    """The fields of one method by parameter name."""
+
+    method: Method
+    fields: dict[str, Component] = field(default_factory=dict)
+
+    def params(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The parameters among a handler's values, checked.
+
+        Raises:
+            InvalidParams: names the first wrong field.
+        """
+        own = {name: values[name] for name in self.fields}
+        return self.method.Params.parse(own).model_dump(mode="json")
+
+    def verdicts(
+        self, values: dict[str, Any], settings: Settings, inputs: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """What ``validator=`` wants: one verdict for each input, in the order of ``inputs``.
+
+        A wrong field is marked with its message; so is the task where the parameters do not fit it.
+        """
+        wrong: dict[str, str] = {}
+        try:
+            params = self.method.Params.parse({name: values[name] for name in self.fields})
+            if values.get("task"):
+                self.method.check(params, tasks.task(values["task"], settings))
+        except InvalidInput as error:
+            wrong[error.field if error.field in inputs else inputs[0]] = str(error)
+        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in inputs]
+
+
+def build(method: Method, skip: Sequence[str] = ()) -> Form:
+    """Draw the form of a method: plain fields first, advanced ones in a fold."""
+    form = Form(method)
+    specs = [spec for spec in method.Params.fields() if spec.name not in skip]
+    plain = [spec for spec in specs if not spec.advanced]
+    advanced = [spec for spec in specs if spec.advanced]
+    if plain:
+        with gr.Row(elem_classes="pg-form"):
+            for spec in plain:
+                form.fields[spec.name] = control(spec)
+    if advanced:
+        with gr.Accordion("More settings", open=False), gr.Row(elem_classes="pg-form"):
+            for spec in advanced:
+                form.fields[spec.name] = control(spec)
+    return form
+
+
+def control(spec: FieldSpec) -> Component:
+    """The component for one parameter.
+
+    Number fields carry no bounds of their own: the method's parameters check them and say what would
+    be right, in one wording for the page, the command line and the API.
+    """
+    common = {"label": spec.label, "info": spec.help, "min_width": 220, "elem_id": f"field-{spec.name}"}
+    if spec.kind == "boolean":
+        return gr.Checkbox(spec.default, **common)
+    if spec.kind == "choice":
+        return gr.Dropdown(list(spec.choices), value=spec.default, **common)
+    if spec.kind == "text":
+        return gr.Textbox(spec.default, **common)
+    step = spec.step or (1 if spec.kind == "integer" else None)
+    if _slides(spec, step):
+        return gr.Slider(spec.minimum, spec.maximum, value=spec.default, step=step, buttons=[], **common)
+    return gr.Number(spec.default, step=step or spec.default / 10 or 0.1, **common)
+
+
+def _slides(spec: FieldSpec, step: float | None) -> bool:
+    if spec.minimum is None or spec.maximum is None or not step:
+        return False
+    return (spec.maximum - spec.minimum) / step <= SLIDER_STEPS

@@ -1,0 +1,80 @@
+"""What the tabs share: settings, the store, the queue, the model at hand."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from playground.data import tasks
+from playground.methods.registry import methods
+from playground.models import catalogue
+from playground.results.runs import ACTIVE, Run, RunStore
+from playground.settings import Settings
+from playground.ui.starter import Starter
+
+INFERENCE = "inference"  # the one concurrency id of everything that asks a model in this process
+MOST_RUNS = 500  # runs that the page looks at
+
+
+@dataclass
+class Session:
+    """Handed to every tab. ``queue`` is a ``jobs.queue.Queue``, ``arbiter`` a ``jobs.arbiter.Arbiter``."""
+
+    settings: Settings
+    store: RunStore
+    queue: Any
+    arbiter: Any
+    starter: Starter
+    described: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.described = {
+            id: {"title": m.title, "family": m.family, "changes_weights": m.changes_weights}
+            for id, m in methods().items()
+        }
+
+    def pulse(self) -> str:
+        """Changes when anything on the page may have to; a few cheap reads."""
+        active = [f"{run.id}{run.status[0]}" for run in self.store.list(status=ACTIVE)]
+        newest = self.store.list(limit=1)
+        starter = self.starter.state
+        parts = [self.store.last_event(), newest[0].id if newest else 0, *active]
+        parts += [starter.phase, starter.done // 1_000_000, starter.ready, starter.error or ""]
+        return "|".join(map(str, parts))
+
+    def runs(self, **where: Any) -> list[Run]:
+        """Runs that fit, newest first."""
+        return self.store.list(**{"limit": MOST_RUNS, **where})
+
+    def newest_group(self) -> str | None:
+        """The group of the newest race."""
+        return next((run.group for run in self.runs(limit=60) if run.group), None)
+
+    def title(self, method_id: str) -> str:
+        """A method's title; its id where the method is not installed any more."""
+        return self.described.get(method_id, {}).get("title", method_id)
+
+    def family(self, method_id: str) -> str:
+        """ "non-parametric" or "parametric"; "" where the method is not installed any more."""
+        return self.described.get(method_id, {}).get("family", "")
+
+    def task_choices(self) -> list[tuple[str, str]]:
+        """All tasks as (title, id)."""
+        return [(task.title, id) for id, task in tasks.tasks(self.settings).items()]
+
+    def default_task(self) -> str | None:
+        """The task that the tabs begin with: the one with labels, where differences are easiest to see."""
+        known = tasks.tasks(self.settings)
+        return next((id for id, task in known.items() if task.answer == "label"), next(iter(known), None))
+
+    def task_title(self, task_id: str) -> str:
+        """A task's title; its id where it is gone."""
+        known = tasks.tasks(self.settings).get(task_id)
+        return known.title if known else task_id
+
+    def model_choices(self) -> list[tuple[str, str]]:
+        """The catalogue's text models as (title, id), the starter first."""
+        return [(entry.title, id) for id, entry in catalogue.models("text").items()]
+
+    def model_title(self, model_id: str) -> str:
+        """A model's title in the catalogue; its id otherwise."""
+        known = catalogue.models("text").get(model_id)
+        return known.title if known else model_id

@@ -1,0 +1,269 @@
+"""Compare: one table of all measured runs, live."""
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+
+from playground.results import comparison
+from playground.results.metrics import BY_NAME
+from playground.results.runs import Run
+from playground.ui.components import charts, run_card, table
+from playground.ui.components.markup import empty, heading, notice, safe
+from playground.ui.messages import shown
+from playground.ui.session import Session
+
+ALL = ""
+COSTS = {
+    "Seconds per query": "query_seconds_p50",
+    "Adapt seconds": "adapt_seconds",
+    "Prompt tokens": "prompt_tokens",
+    "Stored bytes": "stored_bytes",
+    "Peak memory": "adapt_peak_bytes",
+}
+FORMATS = {"CSV": comparison.to_csv, "JSON": comparison.to_json, "Markdown": comparison.to_markdown}
+ENDINGS = {"CSV": "csv", "JSON": "json", "Markdown": "md"}
+MOST_SAMPLES = 60
+CLICKS = """
+element.addEventListener('click', event => {
+  const hit = event.target.closest('[data-action]');
+  if (hit && element.contains(hit)) trigger('click', {action: hit.dataset.action, run: Number(hit.dataset.run)});
+});"""
+
+
+def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Number) -> None:
+    """Draw the tab. ``chosen`` is the run whose answers are shown."""
+    gr.HTML(heading("Compare", "Fills while runs go on. Blank means not measured."))
+    with gr.Row(elem_classes="pg-filters"):
+        task = gr.Dropdown(
+            [("All tasks", ALL), *session.task_choices()], value=ALL, label="Task", min_width=160
+        )
+        model = gr.Dropdown([("All models", ALL)], value=ALL, label="Model", min_width=160)
+        which = gr.Dropdown(
+            [("Newest of each", "newest"), ("This race", "race"), ("Every run", "every")],
+            value="newest", label="Runs", min_width=160,
+        )  # fmt: skip
+    main = gr.HTML(js_on_load=CLICKS, elem_id="comparison")
+    detail = gr.HTML(js_on_load=CLICKS, elem_id="answers")
+    with gr.Row(elem_classes="pg-split"):
+        with gr.Column(min_width=300, elem_classes="pg-panel"):
+            gr.HTML(heading("Quality against cost", "Up and to the left is better.", 3))
+            cost = gr.Dropdown(list(COSTS), value="Seconds per query", label="Cost", min_width=160)
+            plot = gr.HTML()
+        with gr.Column(min_width=300, elem_classes="pg-panel"):
+            gr.HTML(heading("Is it really better?", "Each method against zero-shot, on the same items.", 3))
+            verdicts = gr.HTML()
+    with gr.Column(elem_classes="pg-panel"):
+        gr.HTML(
+            heading(
+                "The guide, and what was measured here", "Words from the guide; figures from your runs.", 3
+            )
+        )
+        guide = gr.HTML()
+    with gr.Row(elem_classes="pg-buttons"):
+        files = [gr.DownloadButton(f"Download {name}", size="sm") for name in FORMATS]
+
+    filters = [task, model, which, group, cost, chosen]
+    outputs = [main, plot, verdicts, guide, detail, model]
+
+    def refresh(task_id, model_id, kind, shown_group, cost_label, run_id):
+        runs = select(session, task_id, model_id, kind, shown_group)
+        rows = comparison.rows(runs, session.described)
+        places = {run.id: session.store.position(run.id) for run in runs if run.status == "queued"}
+        by_id = {run.id: run for run in runs}
+        if rows:
+            grouped = _by_setting(session, rows, by_id, places, run_id)
+        else:
+            grouped = empty(
+                "Nothing to compare yet", "Start a race on the Start tab, or run one method on its own tab."
+            )
+        known = sorted({run.model for run in session.runs()})
+        models = [("All models", ALL), *((session.model_title(id), id) for id in known)]
+        return (
+            grouped,
+            scatter(session, _newest_setting(rows), cost_label),
+            difference(session, runs),
+            table.guide(rows),
+            answers(session, run_id),
+            gr.update(choices=models),
+        )
+
+    quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    gr.on(
+        [pulse.change, task.change, model.change, which.change, group.change, cost.change, chosen.change],
+        shown(refresh), filters, outputs, **quick,
+    )  # fmt: skip
+
+    def pick(event: gr.EventData):
+        return event.run if event.action == "open" else None
+
+    main.click(pick, None, chosen, js="() => window.playground.toAnswers()", **quick)
+    detail.click(pick, None, chosen, **quick)
+
+    def export(kind):
+        def write(task_id, model_id, runs_kind, shown_group):
+            runs = select(session, task_id, model_id, runs_kind, shown_group)
+            rows = comparison.rows(runs, session.described)
+            path = Path(tempfile.mkdtemp(prefix="playground-")) / f"comparison.{ENDINGS[kind]}"
+            path.write_text(FORMATS[kind](rows), encoding="utf-8")
+            return str(path)
+
+        return write
+
+    for button, name in zip(files, FORMATS, strict=True):
+        button.click(
+            shown(export(name)), filters[:4], button, api_visibility="private", show_progress="hidden"
+        )
+
+
+def select(session: Session, task: str, model: str, kind: str, group: str | None) -> list[Run]:
+    """The runs that the filters leave."""
+    where = {"task": task or None, "group": group if kind == "race" and group else None}
+    runs = session.runs(**{name: value for name, value in where.items() if value})
+    runs = [run for run in runs if not model or run.model == model]
+    return comparison.newest(runs) if kind == "newest" else sorted(runs, key=lambda run: run.id)
+
+
+def _by_setting(session, rows, by_id, places, chosen) -> str:
+    """A table for each task and model: only those rows can be held against each other."""
+    settings: dict[tuple[str, str], list] = {}
+    for row in rows:
+        settings.setdefault((row["task"], row["model"]), []).append(row)
+    newest_first = sorted(settings.items(), key=lambda pair: -max(row["run"] for row in pair[1]))
+    parts = []
+    for (task, model), own in newest_first:
+        metric = next((row["metric"] for row in own if row["metric"]), None)
+        below = " · ".join(
+            part for part in (session.model_title(model), metric.replace("_", " ") if metric else "") if part
+        )
+        parts.append(
+            f'<section class="pg-setting"><h3>{safe(session.task_title(task))} <small>{safe(below)}</small></h3>'
+            f"{table.table(own, by_id, places, chosen)}</section>"
+        )
+    return "".join(parts)
+
+
+def _newest_setting(rows: list[comparison.Row]) -> list[comparison.Row]:
+    """The rows of the task and model of the newest finished run: others do not belong on the same scale."""
+    done = [row for row in rows if row["quality"] is not None]
+    if not done:
+        return []
+    newest = max(done, key=lambda row: row["run"])
+    return [row for row in done if (row["task"], row["model"]) == (newest["task"], newest["model"])]
+
+
+def scatter(session: Session, rows: list[comparison.Row], cost_label: str) -> str:
+    """Quality against one cost, one dot a finished run."""
+    name = COSTS[cost_label]
+    measured = [row for row in rows if row["quality"] is not None and row[name] is not None]
+    scale = 1e6 if BY_NAME[name].unit == "B" else 1
+    points = [
+        charts.Point(
+            row["title"],
+            row[name] / scale,
+            row["quality"],
+            row["quality_low"],
+            row["quality_high"],
+            row["family"] or "",
+        )
+        for row in measured
+    ]
+    label = f"{BY_NAME[name].label} ({'MB' if scale > 1 else BY_NAME[name].unit}, logarithmic)"
+    drawn = charts.scatter(points, label, "Quality", logarithmic=True)
+    none = sum(1 for point in points if point.x <= 0)
+    missing = (
+        f'<p class="pg-muted">{none} without this cost (0) cannot stand on this scale.</p>' if none else ""
+    )
+    task = f'<p class="pg-muted">{safe(session.task_title(rows[0]["task"]))}</p>' if rows else ""
+    return task + (drawn or empty("No dots yet", "A run appears here when it has been measured.")) + missing
+
+
+def difference(session: Session, runs: list[Run]) -> str:
+    """Every finished run against zero-shot on the same items, with a verdict."""
+    done = [run for run in runs if run.status == "done"]
+    lines = []
+    for run in done:
+        reference = next(
+            (other for other in reversed(done) if other.method == comparison.REFERENCE and _same(run, other)),
+            None,
+        )
+        if reference is None or run.id == reference.id or run.method == comparison.REFERENCE:
+            continue
+        verdict = _verdict(
+            session.store, run.id, reference.id, session.title(run.method), session.title(reference.method)
+        )
+        lines.append(
+            f'<li data-family="{safe(session.family(run.method))}"><b><i class="pg-dot"></i>'
+            f"{safe(session.title(run.method))}</b> <small>{safe(session.task_title(run.task))}</small>"
+            f"<p>{safe(verdict)}</p></li>"
+        )
+    if not lines:
+        return empty(
+            "No pair yet", "Two finished runs on the same task and model are needed, one of them zero-shot."
+        )
+    return f'<ul class="pg-verdicts">{"".join(lines)}</ul>'
+
+
+def _same(run: Run, other: Run) -> bool:
+    return (run.task, run.model, run.limit) == (other.task, other.model, other.limit)
+
+
+@lru_cache(maxsize=256)
+def _verdict(store, run_id: int, reference_id: int, name: str, reference: str) -> str:
+    from playground.errors import InvalidInput
+    from playground.evaluation import statistics
+
+    try:
+        found = statistics.compare(_tests(store, run_id), _tests(store, reference_id), name, reference)
+    except InvalidInput as error:
+        return str(error)
+    words = found.verdict[0].upper() + found.verdict[1:]
+    return f"{words}. {found.test}: p = {found.p_value:.2g}."
+
+
+def _tests(store, run_id: int) -> list[dict]:
+    return [
+        event.data for event in store.events(run_id, kinds={"sample"}) if event.data.get("stage") == "test"
+    ]
+
+
+def answers(session: Session, run_id: int | None) -> str:
+    """The answers of one run, item by item, wrong ones first."""
+    if not run_id:
+        return ""
+    try:
+        run = session.store.get(run_id)
+    except Exception:
+        return notice(f"There is no run {run_id} any more.", "warn")
+    samples = _tests(session.store, run_id)
+    right = sum(1 for sample in samples if sample.get("correct"))
+    head = (
+        f'<header class="pg-heading"><h3>Answers of run #{run.id}: {safe(session.title(run.method))}</h3>'
+        f"<p>{right} of {len(samples)} right. Wrong ones first"
+        f"{f', {MOST_SAMPLES} shown' if len(samples) > MOST_SAMPLES else ''}.</p>"
+        '<button type="button" class="pg-close" data-action="close" data-run="0">Close</button></header>'
+    )
+    ordered = sorted(samples, key=lambda sample: bool(sample.get("correct")))[:MOST_SAMPLES]
+    body = "".join(_answer(sample) for sample in ordered) or empty(
+        "No answers yet", "They appear as the run gives them."
+    )
+    return (
+        f'<section class="pg-panel pg-answers">{head}{run_card.settings_of(run)}<div>{body}</div></section>'
+    )
+
+
+def _answer(sample: dict) -> str:
+    mark = "good" if sample.get("correct") else "bad"
+    valid = "" if sample.get("valid", True) else '<span class="pg-pill">not in the form asked for</span>'
+    group = f'<span class="pg-pill">{safe(sample["group"])}</span>' if sample.get("group") else ""
+    passages = "".join(
+        f"<li>{safe(p.get('document'))} <small>{p.get('score', 0):.3f}</small> {safe(str(p.get('text', ''))[:240])}</li>"
+        for p in sample.get("passages") or []
+    )
+    sources = f"<details><summary>Passages</summary><ul>{passages}</ul></details>" if passages else ""
+    return (
+        f'<article class="pg-answer pg-{mark}"><p>{safe(sample.get("input"))}</p>'
+        f"<dl><div><dt>Answer</dt><dd>{safe(sample.get('answer'))}</dd></div>"
+        f"<div><dt>Expected</dt><dd>{safe(sample.get('target'))}</dd></div></dl>{valid}{group}{sources}</article>"
+    )

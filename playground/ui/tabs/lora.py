@@ -1,0 +1,253 @@
+"""LoRA: form, estimate, training live, answers before and after, the adapter on and off."""
+
+import gradio as gr
+
+from playground.data import tasks
+from playground.errors import InvalidInput, QueueError
+from playground.methods.registry import method
+from playground.models import catalogue
+from playground.results.comparison import text as shown_value
+from playground.results.runs import ACTIVE, Run
+from playground.ui import form
+from playground.ui.answers import checked, side_by_side
+from playground.ui.components import charts, explain, run_card
+from playground.ui.components.markup import empty, facts, heading, notice, safe
+from playground.ui.messages import sentence, shown
+from playground.ui.session import INFERENCE, Session
+from playground.ui.tabs.start import items_field, limit_of
+
+
+def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
+    """Draw the tab."""
+    technique = method("lora")
+    gr.HTML(heading("LoRA", technique.summary))
+    with gr.Row(elem_classes="pg-split"):
+        with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
+            with gr.Row(elem_classes="pg-form"):
+                task = gr.Dropdown(
+                    session.task_choices(), value=session.default_task(), label="Task", min_width=200
+                )
+                model = gr.Dropdown(
+                    session.model_choices(), value=session.model_choices()[0][1], label="Model",
+                    allow_custom_value=True, min_width=200,
+                )  # fmt: skip
+            fields = form.build(technique)
+            with gr.Row(elem_classes="pg-form"):
+                limit = items_field()
+                seed = gr.Number(0, label="Seed", info="The same seed gives the same run.", step=1)
+            problem = gr.HTML()
+            with gr.Row(elem_classes="pg-buttons"):
+                begin = gr.Button("Start training", variant="primary", size="lg", elem_id="lora-start")
+                guess = gr.Button("Estimate", size="lg", elem_id="lora-estimate")
+                stop = gr.Button("Stop", size="lg", elem_id="lora-stop")
+            card = gr.HTML(elem_id="estimate")
+        with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
+            gr.HTML(heading("Training", "The newest LoRA run, live.", 3))
+            live = gr.HTML(elem_id="lora-live")
+            curves = gr.HTML(elem_id="lora-curves")
+            samples = gr.HTML(elem_id="lora-samples")
+    with gr.Row(elem_classes="pg-split"):
+        with gr.Column(min_width=300, elem_classes="pg-panel"):
+            gr.HTML(
+                heading(
+                    "The adapter on and off", "The same question to one model, with its adapter switched.", 3
+                )
+            )
+            trained = gr.Dropdown([], label="Adapter", info="Of a finished run.", elem_id="adapter")
+            question = gr.Textbox(label="Question", lines=3, max_lines=12)
+            with gr.Row(elem_classes="pg-buttons"):
+                ask = gr.Button("Ask both", variant="primary", size="md", elem_id="lora-ask")
+            status = gr.HTML()
+            with gr.Row():
+                off = gr.Textbox(label="Adapter off", lines=3, interactive=False, min_width=200)
+                on = gr.Textbox(label="Adapter on", lines=3, interactive=False, min_width=200)
+        with gr.Column(min_width=300, elem_classes="pg-panel"):
+            gr.HTML(heading("What LoRA does", "W = W₀ + λ · A · B", 3))
+            with gr.Row(elem_classes="pg-form"):
+                d = gr.Slider(64, 8192, value=576, step=64, label="d, rows of W", min_width=160, buttons=[])
+                n = gr.Slider(
+                    64, 8192, value=576, step=64, label="n, columns of W", min_width=160, buttons=[]
+                )
+                k = gr.Slider(1, 256, value=8, step=1, label="k, rank", min_width=160, buttons=[])
+            picture = gr.HTML(explain.low_rank(576, 576, 8))
+
+    inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
+
+    def verdict(**values):
+        return fields.verdicts(values, session.settings, list(inputs))
+
+    def start(**values):
+        try:
+            run = session.queue.submit(
+                "lora", fields.params(values), values["task"], (values["model"] or "").strip(),
+                seed=values["seed"], limit=limit_of(values["limit"]),
+            )  # fmt: skip
+        except Exception as error:
+            return notice(sentence(error), "bad"), gr.skip()
+        return notice(f"Run #{run.id} is in the queue.", "good"), lane(session)
+
+    def estimate(**values):
+        try:
+            return estimate_card(session, fields, values)
+        except Exception as error:
+            return notice(sentence(error), "bad")
+
+    def halt():
+        runs = session.runs(method="lora", status=ACTIVE)
+        if not runs:
+            raise QueueError("No LoRA run is waiting or running; there is nothing to stop.")
+        session.queue.cancel(runs[-1].id)
+        return notice(f"Run #{runs[-1].id} was stopped.", "warn"), lane(session)
+
+    def refresh(chosen):
+        finished = session.runs(method="lora", status="done")
+        options = [
+            (f"#{run.id} · {session.task_title(run.task)} · rank {run.params.get('rank')}", run.id)
+            for run in finished
+        ]
+        ids = [id for _, id in options]
+        return (
+            lane(session),
+            curves_of(session),
+            samples_of(session),
+            gr.update(choices=options, value=chosen if chosen in ids else (ids[0] if ids else None)),
+        )
+
+    def example(run_id):
+        if run_id is None:
+            return gr.skip()
+        chosen = tasks.task(session.store.get(int(run_id)).task, session.settings)
+        return chosen.dev[0].input if chosen.dev else ""
+
+    def answer(run_id, words):
+        from playground.evaluation.text import max_new_tokens
+        from playground.methods.lora import switch
+
+        if run_id is None:
+            raise InvalidInput("There is no adapter yet. Train one first.")
+        words = checked(words, session.settings)
+        run = session.store.get(int(run_id))
+        chosen = tasks.task(run.task, session.settings)
+        yield notice(f"Loading {session.model_title(run.model)} and its adapter …"), "", ""
+        with session.arbiter.adapted(run.id) as adapted:
+            loaded = adapted.model
+            ids = loaded.encode(adapted.prompts([words])[0].messages)
+            yield facts([("Prompt", f"{len(ids):,} tokens, the same for both")]), "", ""
+            try:
+                most = max_new_tokens(chosen, loaded)
+                for texts in side_by_side(
+                    loaded, [ids, ids], most, lambda number: switch(loaded, number == 1)
+                ):
+                    yield gr.skip(), texts[0], texts[1]
+            finally:
+                switch(loaded, True)
+
+    quick = {"api_visibility": "private", "show_progress": "hidden"}
+    begin.click(
+        start,
+        inputs_kwargs=inputs,
+        outputs=[problem, live],
+        validator=verdict,
+        concurrency_limit=None,
+        **quick,
+    )
+    guess.click(
+        estimate, inputs_kwargs=inputs, outputs=card, validator=verdict, concurrency_limit=1,
+        api_visibility="private", show_progress="minimal",
+    )  # fmt: skip
+    stop.click(shown(halt), None, [problem, live], concurrency_limit=None, **quick)
+    ask.click(
+        shown(answer), [trained, question], [status, off, on],
+        concurrency_id=INFERENCE, concurrency_limit=1, **quick,
+    )  # fmt: skip
+    trained.change(shown(example), trained, question, queue=False, **quick)
+    pulse.change(shown(refresh), trained, [live, curves, samples, trained], queue=False, **quick)
+    gr.on([d.change, n.change, k.change], explain.low_rank, [d, n, k], picture, queue=False, **quick)
+    known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **quick)
+
+
+def newest(session: Session) -> Run | None:
+    """The LoRA run to look at: the one that runs, else the next that waits, else the newest."""
+    active = session.runs(method="lora", status=ACTIVE)
+    running = [run for run in active if run.status == "running"]
+    return next(iter(running or active[::-1] or session.runs(method="lora", limit=1)), None)
+
+
+def lane(session: Session) -> str:
+    """The run's card."""
+    run = newest(session)
+    if run is None:
+        return empty("No training yet", "Press “Start training”: curves and answers appear here as it goes.")
+    return run_card.card(session, run, actions=False)
+
+
+def curves_of(session: Session) -> str:
+    """Train and dev loss over steps."""
+    run = newest(session)
+    if run is None:
+        return ""
+    points: dict[str, list[tuple[float, float]]] = {"train_loss": [], "dev_loss": []}
+    for event in session.store.events(run.id, kinds={"metric"}):
+        name, step, value = event.data["name"], event.data.get("step"), event.data["value"]
+        if name in points and step is not None and value is not None:
+            points[name].append((step, value))
+    lines = [
+        charts.Line("Train loss", points["train_loss"], "one"),
+        charts.Line("Dev loss", points["dev_loss"], "two"),
+    ]
+    return charts.lines(lines, "Step", "Loss")
+
+
+def samples_of(session: Session) -> str:
+    """Answers to the same dev items before, during and after training."""
+    run = newest(session)
+    if run is None:
+        return ""
+    items: dict[str, dict] = {}
+    for event in session.store.events(run.id, kinds={"sample"}):
+        data = event.data
+        if data["stage"] == "test":
+            continue
+        item = items.setdefault(
+            data["item"], {"input": data["input"], "target": data.get("target"), "told": {}}
+        )
+        item["told"][data["stage"]] = data["answer"]
+    cards = []
+    for item in items.values():
+        answers = facts(
+            (stage.capitalize(), item["told"].get(stage)) for stage in ("before", "during", "after")
+        )
+        cards.append(
+            f'<article class="pg-sample"><p>{safe(item["input"])}</p>{answers}'
+            f"<small>Expected: {safe(item['target'])}</small></article>"
+        )
+    return f'<h4 class="pg-small-head">Before, during, after</h4>{"".join(cards)}' if cards else ""
+
+
+def estimate_card(session: Session, fields: form.Form, values: dict) -> str:
+    """What training would take; counts are exact, memory and time estimated."""
+    params = fields.method.Params.parse({name: values[name] for name in fields.fields})
+    chosen = tasks.task(values["task"], session.settings)
+    entry = catalogue.model((values["model"] or "").strip(), session.settings)
+    speed = measured_speed(session, entry.id)
+    told = fields.method.estimate(params, chosen, entry, session.settings, tokens_per_second=speed)
+    share = told.trainable_parameters / told.total_parameters
+    parts = facts(
+        (
+            ("Steps", f"{told.steps:,}"),
+            ("Examples", f"{told.examples:,}" + (f", {told.left_out} too long" if told.left_out else "")),
+            ("Trainable", f"{told.trainable_parameters:,} ({shown_value(share, '')})"),
+            ("Memory, estimated", shown_value(told.memory.total, "B")),
+            ("Adapter on disk", shown_value(told.memory.adapter, "B")),
+            ("Time, estimated", shown_value(told.seconds, "s")),
+        )
+    )
+    note = "" if speed else '<p class="pg-muted">Time: not known until this model was trained here once.</p>'
+    return f'<section class="pg-estimate"><h4>Before you start</h4>{parts}{note}</section>'
+
+
+def measured_speed(session: Session, model: str) -> float | None:
+    """Tokens per second of the newest finished training with this model on this machine."""
+    runs = session.runs(method="lora", status="done")
+    speeds = (run.metrics.get("train_tokens_per_second") for run in runs if run.model == model)
+    return next((speed for speed in speeds if speed), None)

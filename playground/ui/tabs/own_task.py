@@ -1,0 +1,105 @@
+"""A visitor's own task: file, preview, columns, instruction, save."""
+
+import gradio as gr
+
+from playground.data import tasks
+from playground.errors import InvalidInput
+from playground.ui.components.markup import heading, notice, safe
+from playground.ui.messages import sentence
+from playground.ui.session import Session
+
+NONE = ""
+KINDS = {"Guess from the answers": None, "One of a few labels": "label", "Free text": "free"}
+
+
+def build(session: Session, known: gr.Textbox) -> None:
+    """Draw the panel. ``known`` is set to the tasks' ids when one was saved, and the other tabs follow it."""
+    gr.HTML(
+        heading(
+            "Your own task",
+            "A CSV, TSV or JSONL file with one example a row: an input and the right answer. At least ten rows.",
+        )
+    )
+    with gr.Row(elem_classes="pg-split"):
+        with gr.Column(scale=2, min_width=280):
+            file = gr.File(
+                label="File", type="filepath", height=140, elem_id="task-file",
+                file_types=[".csv", ".tsv", ".jsonl", ".json", ".txt"],
+            )  # fmt: skip
+            with gr.Row(elem_classes="pg-form"):
+                source = gr.Dropdown([], label="Input column", min_width=140)
+                target = gr.Dropdown([], label="Answer column", min_width=140)
+                split = gr.Dropdown(
+                    [], label="Split column", info="Optional: train, dev, test.", min_width=140
+                )
+                group = gr.Dropdown([], label="Group column", info="Optional: scored apart.", min_width=140)
+            title = gr.Textbox(label="Title", max_lines=1, elem_id="task-title")
+            instruction = gr.Textbox(
+                label="Instruction", info="What the model is told. Blank = made from the labels.", lines=2
+            )
+            kind = gr.Radio(list(KINDS), value="Guess from the answers", label="Answers are")
+            with gr.Row(elem_classes="pg-buttons"):
+                save = gr.Button("Save the task", variant="primary", size="md", elem_id="save-task")
+        with gr.Column(scale=3, min_width=280):
+            problem = gr.HTML(elem_id="task-problem")
+            table = gr.HTML(elem_id="task-preview")
+
+    def look(path):
+        from playground.data import upload
+
+        if not path:
+            return "", "", *[gr.update(choices=[], value=None)] * 4
+        try:
+            seen = upload.preview(path, session.settings)
+        except Exception as error:
+            return notice(sentence(error), "bad"), "", *[gr.update(choices=[], value=None)] * 4
+        every, optional = list(seen.columns), [("None", NONE), *((name, name) for name in seen.columns)]
+        return (
+            "",
+            preview(seen),
+            gr.update(choices=every, value=seen.mapping.input),
+            gr.update(choices=every, value=seen.mapping.target),
+            gr.update(choices=optional, value=seen.mapping.split or NONE),
+            gr.update(choices=optional, value=seen.mapping.group or NONE),
+        )
+
+    def keep(path, source_name, target_name, split_name, group_name, name, told, answer):
+        from playground.data import upload
+
+        try:
+            if not path:
+                raise InvalidInput("Choose a file first.")
+            mapping = upload.ColumnMapping(source_name, target_name, split_name or None, group_name or None)
+            made = upload.build_task(
+                path,
+                mapping,
+                session.settings,
+                title=name or "",
+                instruction=told or "",
+                answer=KINDS[answer],
+            )
+            odd = upload.warnings(made)
+            upload.save(made, session.settings)
+        except Exception as error:
+            return notice(sentence(error), "bad"), gr.skip()
+        counts = f"{len(made.train)} train, {len(made.dev)} dev and {len(made.test)} test items"
+        told = notice(f"“{made.title}” is saved with {counts}. It can be chosen on every tab now.", "good")
+        told += "".join(notice(words, "warn") for words in odd)
+        return told, ",".join(tasks.tasks(session.settings))
+
+    private = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
+    file.change(look, file, [problem, table, source, target, split, group], **private)
+    save.click(
+        keep, [file, source, target, split, group, title, instruction, kind], [problem, known], **private
+    )
+
+
+def preview(seen) -> str:
+    """The first rows of a file (``data.upload.Preview``) as a table."""
+    heads = "".join(f"<th>{safe(name)}</th>" for name in seen.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{safe(cell[:160])}</td>' for cell in row)}</tr>" for row in seen.rows)
+    answer = f"labels: {', '.join(seen.labels[:12])}" if seen.answer == "label" else "free text"
+    return (
+        f'<p class="pg-muted">{seen.total:,} rows · {safe(seen.format)} · answers look like {safe(answer)}</p>'
+        f'<div class="pg-preview"><table class="pg-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
