@@ -297,10 +297,10 @@ def test_wrong_choices_are_explained(tmp_path, settings):
 
 def test_a_hundred_thousand_rows_are_answered_at_once(tmp_path, settings):
     path = write(tmp_path / "a.csv", rows(100_000))
-    start = time.perf_counter()
+    start = time.process_time()  # the machine may be busy with other tests
     with pytest.raises(TaskError, match="The file has 100,000 rows; at most 20,000 can be used"):
         preview(path, settings)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     found = preview(path, settings, sample=True)
     assert found.total == 100_000
     task = build_task(path, found.mapping, settings, title="T", sample=True)
