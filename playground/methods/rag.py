@@ -28,7 +28,7 @@ class RAGParams(Params):
         step=1,
     )
     examples: int = parameter(
-        8,
+        3,
         "Retrieved examples",
         "For a task without documents: how many of its most similar solved examples go into the prompt, "
         "the nearest one last.",
@@ -131,7 +131,7 @@ class RAG(Method):
         from playground.retrieval.store import Index
 
         try:
-            index = Index.open(context.folder / FOLDER, context.embedder())
+            index = Index.shared(context.folder / FOLDER, context.embedder())
         except InvalidInput as error:
             raise AdapterError(str(error)) from None
         return _adapted(params, context, index)

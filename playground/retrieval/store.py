@@ -52,6 +52,9 @@ _PROBE_SECONDS = 120
 
 log = logging.getLogger(__name__)
 
+_shared: "weakref.WeakValueDictionary[str, Index]" = weakref.WeakValueDictionary()
+_shared_guard = threading.Lock()
+
 
 @dataclass(frozen=True)
 class IndexParams:
@@ -194,6 +197,19 @@ class Index:
             index.close()
             raise
         return index
+
+    @classmethod
+    def shared(cls, folder: Path, embedder: "Embedder") -> "Index":
+        """The index that this process has open already, or else as ``open``: for readers side by side.
+
+        It closes when the last of them lets go of it.
+        """
+        key = str(Path(folder).resolve())
+        with _shared_guard:
+            index = _shared.get(key)
+            if index is None or index._chroma is None:
+                index = _shared[key] = cls.open(folder, embedder)
+            return index
 
     def update(
         self, documents: Iterable[Document] = (), remove: Iterable[str] = ()

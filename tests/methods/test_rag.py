@@ -166,7 +166,8 @@ def test_restore_gives_the_same_prompts(tmp_path):
     before = adapted.prompts(["Do dogs travel free?"])
     del adapted, generator
     restored = RAG().restore(RAGParams(), context(tmp_path, FREE))
-    assert restored.prompts(["Do dogs travel free?"]) == before
+    beside = RAG().restore(RAGParams(), context(tmp_path, FREE))
+    assert restored.prompts(["Do dogs travel free?"]) == before == beside.prompts(["Do dogs travel free?"])
 
 
 def test_restore_without_an_index(tmp_path):

@@ -173,6 +173,17 @@ def test_reopen_gives_the_same_answers_without_embedding(tmp_path):
         assert index.bytes() == sum(f.stat().st_size for f in (tmp_path / "i").rglob("*") if f.is_file())
 
 
+def test_readers_of_one_process_share_an_index(tmp_path):
+    build(tmp_path / "i").close()
+    first = Index.shared(tmp_path / "i", WordEmbedder())
+    assert Index.shared(tmp_path / "i", WordEmbedder()) is first
+    first.close()
+    second = Index.shared(tmp_path / "i", WordEmbedder())
+    assert second.search("dogs travel free", 1)[0].document == "fares"
+    del first, second
+    Index.open(tmp_path / "i", WordEmbedder()).close()
+
+
 def test_update_embeds_only_what_changed(tmp_path):
     embedder = WordEmbedder()
     with build(tmp_path / "i", embedder=embedder) as index:
