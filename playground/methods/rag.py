@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from playground.data.tasks import Document, Item, Task
-from playground.errors import AdapterError, InvalidInput, InvalidParams
+from playground.errors import AdapterError, InvalidInput, InvalidParams, StoreError
 from playground.events import Event
 from playground.methods.base import Adapted, Context, Message, Method, Params, Prompt, parameter
 
@@ -132,7 +132,7 @@ class RAG(Method):
 
         try:
             index = Index.shared(context.folder / FOLDER, context.embedder())
-        except InvalidInput as error:
+        except (InvalidInput, StoreError) as error:
             raise AdapterError(str(error)) from None
         return _adapted(params, context, index)
 

@@ -175,6 +175,14 @@ def test_restore_without_an_index(tmp_path):
         RAG().restore(RAGParams(), context(tmp_path, FREE))
 
 
+def test_restore_of_a_damaged_index(tmp_path):
+    adapt(tmp_path, FREE)
+    [vectors] = (tmp_path / "index").glob("vectors-*")
+    vectors.write_bytes(vectors.read_bytes()[:-10])
+    with pytest.raises(AdapterError, match="damaged"):
+        RAG().restore(RAGParams(), context(tmp_path, FREE))
+
+
 @pytest.mark.parametrize(
     ("task", "params", "field"),
     [
