@@ -50,7 +50,7 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     yield Event.provenance(**load.facts())
 
 
-def test_items(chosen: Task, limit: int | None) -> Sequence[Item]:
+def items_to_answer(chosen: Task, limit: int | None) -> Sequence[Item]:
     """The test items of a run: all, or a fixed random choice, the same for every method and seed."""
     if limit is None or limit >= len(chosen.test):
         return chosen.test
@@ -130,7 +130,7 @@ def _test(adapted: Adapted, chosen: Task, run: Run, device: str) -> Iterator[Eve
     from playground.training.measure import PeakMemory
 
     with PeakMemory(device) as memory:
-        yield from evaluate(adapted, chosen, test_items(chosen, run.limit), seed=run.seed)
+        yield from evaluate(adapted, chosen, items_to_answer(chosen, run.limit), seed=run.seed)
     yield Event.metric("answer_peak_bytes", memory.bytes)
 
 

@@ -1,6 +1,7 @@
 """Techniques that wait, fail or die on request, and a small task and model for them."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ class Patient(Method):
             beside.replace(checkpoint)
             yield Event.progress("adapt", step + 1, params.steps, unit="step")
             yield Event.metric("train_loss", 1 / (step + 1), step)
-        self._end(params.way)
+        yield from self._end(params.way)
         return Adapted(context.model, lambda inputs: [], 42, 10, 1000)
 
     def _end(self, way):
@@ -72,6 +73,10 @@ class Patient(Method):
             raise OSError(28, "No space left on device")
         if way == "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if way == "flood":
+            for _ in range(1000):
+                yield Event.log("x" * 10_000)
+                time.sleep(0.005)
         if way == "exit":
             print("the library gave up", file=sys.stderr)
             os._exit(3)
@@ -114,6 +119,8 @@ def find_model(id, settings=None):
 
 def install():
     """Put them in the place of the real ones, before anything has imported those by name."""
+    if limit := os.environ.get("FAKE_FILE_LIMIT"):  # no file may grow further: a disk that is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     registry.methods.cache_clear()
     registry.methods = lambda: {"zero_shot": ZeroShot(), "patient": Patient()}
     tasks.task = find_task

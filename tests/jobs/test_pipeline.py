@@ -1,0 +1,202 @@
+"""Whole runs with the real methods, training and evaluation, on a tiny random model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from playground.jobs import local
+from playground.jobs.arbiter import Arbiter
+from playground.jobs.pipeline import earlier_seconds, items_to_answer
+from playground.jobs.queue import Queue
+from playground.results import comparison
+from playground.results.runs import Run, RunStore
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a random Llama of two layers whose tokens are bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    pieces = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(BPE({piece: id for id, piece in enumerate(pieces)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=8192,
+        vocab_size=len(pieces),
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def words(settings):
+    """A visitor's task of short messages, in the settings' home."""
+    folder = settings.tasks / "words"
+    folder.mkdir(parents=True)
+    (folder / "task.toml").write_text(
+        'id = "words"\ntitle = "Words"\nsummary = "s"\ndescription = "d"\nmodality = "text"\nanswer = "label"\n'
+        'metric = "accuracy"\ninput_name = "Word"\ntarget_name = "Kind"\ninstruction = "a or b?"\n'
+        'labels = ["a", "b"]\nlicence = "Apache-2.0"\n'
+    )
+    for split, count in (("train", 40), ("dev", 6), ("test", 8)):
+        items = [{"id": f"{split}{i}", "input": f"{split} {i}", "target": "ab"[i % 2]} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    return "words"
+
+
+@pytest.fixture
+def queue(settings, store):
+    queue = Queue(replace(settings, threads=1), store)
+    queue.start()
+    yield queue
+    queue.close()
+
+
+def test_a_race_fills_the_table(queue, store, model, words, ended):
+    params = {"few_shot": {"k": 2, "selector": "first"}, "lora": {"epochs": 1}}
+    runs = queue.race(words, model, ["zero_shot", "few_shot", "lora"], params, limit=4)
+    runs = [ended(run.id, 120) for run in runs]
+    assert [run.error for run in runs] == [None] * 3
+    zero, few, lora = comparison.rows(runs)
+    for row in (zero, few, lora):
+        assert row["n"] == row["limit"] == 4
+        assert row["metric"] == "accuracy"
+        for name in ("quality", "valid_rate", "load_seconds", "adapt_seconds", "adapt_peak_bytes"):
+            assert row[name] is not None, name
+        for name in ("prompt_tokens", "query_seconds_p50", "query_seconds_p95", "tokens_per_second"):
+            assert row[name] > 0, name
+        assert row["provenance"]["device"] == "cpu"
+        assert row["provenance"]["threads"] == 1
+        assert len(row["provenance"]["data_hash"]) == 64
+    assert few["difference"] is not None
+    assert zero["difference"] is None
+    assert few["prompt_tokens"] > zero["prompt_tokens"]
+    assert zero["trainable_parameters"] is None
+    assert lora["trainable_parameters"] > 0
+    assert lora["stored_bytes"] > 1000
+    answers = [
+        [
+            event.data["item"]
+            for event in store.events(run.id, kinds=["sample"])
+            if event.data["stage"] == "test"
+        ]
+        for run in runs
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert any(event.data["step"] for event in store.events(lora["run"], kinds=["metric"]))
+    assert json.dumps(lora)
+
+
+def test_kill_9_while_training_then_on_from_the_checkpoint_then_tried(
+    queue, settings, store, model, words, ended, eventually
+):
+    run = queue.submit("lora", {"epochs": 30}, words, model, limit=2)
+
+    def trained():
+        run_now = store.get(run.id)
+        return run_now.status == "running" and _steps(store, run.id) >= 40 and run_now
+
+    os.kill(eventually(trained, 120).process, signal.SIGKILL)
+    killed = ended(run.id)
+    assert killed.status == "failed"
+    assert "killed by the system" in killed.error
+    told = killed.progress["adapt_seconds"]
+    before = store.last_event()
+    queue.resume(run.id)
+    done = ended(run.id, 120)
+    assert (done.status, done.error) == ("done", None)
+    assert done.metrics["adapt_seconds"] > told
+    first = next(event for event in store.events(run.id, before, ["metric"]) if event.data["step"])
+    assert first.data["step"] > 1
+    arbiter = Arbiter(settings, store)
+    with arbiter.adapted(run.id) as adapted:
+        (prompt,) = adapted.prompts(["Where is my parcel?"])
+        ids = adapted.model.encode(prompt.messages)
+        assert [index for index, _ in adapted.model.generate([ids], 4)] == [0]
+
+
+def _steps(store, run_id):
+    return max((event.data["step"] or 0 for event in store.events(run_id, kinds=["metric"])), default=0)
+
+
+def test_a_full_disk_fails_the_run_and_the_store_still_opens(settings, store, world, monkeypatch, ended):
+    monkeypatch.setenv("FAKE_FILE_LIMIT", "400000")
+    queue = Queue(settings, store)
+    queue.start()
+    try:
+        run = ended(queue.submit("patient", {"way": "flood"}, "tiny", "fake").id)
+        assert run.status == "failed"
+        assert "results store" in run.error
+        monkeypatch.delenv("FAKE_FILE_LIMIT")
+        assert ended(queue.submit("patient", {}, "tiny", "fake").id).status == "done"
+    finally:
+        queue.close()
+    again = RunStore(settings.database)
+    assert again.get(run.id).error == run.error
+    again.close()
+
+
+def test_a_choice_of_items_is_the_same_for_every_method_and_part_of_a_larger_one(world):
+    few, more = items_to_answer(world.TASK, 5), items_to_answer(world.TASK, 12)
+    assert few == items_to_answer(world.TASK, 5)
+    assert {item.id for item in few} <= {item.id for item in more}
+    assert [item.id for item in more] != [item.id for item in world.TASK.test[:12]]
+    assert items_to_answer(world.TASK, None) == items_to_answer(world.TASK, 99) == world.TASK.test
+
+
+@pytest.mark.parametrize(
+    ("resume", "progress", "metrics", "expected"),
+    [
+        (False, {"adapt_seconds": 5.0}, {}, 0.0),
+        (True, {"adapt_seconds": 5.0}, {}, 5.0),
+        (True, {"phase": "evaluate"}, {"adapt_seconds": 7.0}, 7.0),
+        (True, None, {}, 0.0),
+    ],
+)
+def test_seconds_of_earlier_attempts_count(resume, progress, metrics, expected):
+    run = Run(
+        1, "k", "m", {}, "m", "t", 0, None, None, "running", resume=resume, progress=progress, metrics=metrics
+    )
+    assert earlier_seconds(run) == expected
+
+
+@pytest.mark.starter
+def test_the_command_line_with_the_starter_model(settings, starter_home):
+    settings = replace(settings, home=starter_home)
+    environment = local.environment(settings) | {"PLAYGROUND_HOME": str(starter_home)}
+    command = [sys.executable, "-m", "playground", "run", "zero_shot", "--task", "support-desk"]
+    command += ["--model", "smollm2-135m", "--limit", "2", "--json"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    row = json.loads(said.stdout)
+    assert said.returncode == 0, said.stderr
+    assert (row["status"], row["n"], row["model"]) == ("done", 2, "smollm2-135m")
+    assert row["provenance"]["model_revision"]
