@@ -57,7 +57,9 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     centre = share + z * z / (2 * n)
     margin = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return Interval(max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale))
+    # exactly 0 and 1 at the ends, where rounding would leave 1e-18
+    low = 0.0 if successes == 0 else (centre - margin) / scale
+    return Interval(low, 1.0 if successes == n else (centre + margin) / scale)
 
 
 def mean_interval(

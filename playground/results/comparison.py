@@ -190,7 +190,9 @@ def _seconds(value: float) -> str:
     if abs(value) >= 120:
         minutes, seconds = divmod(round(value), 60)
         return f"{minutes} min {seconds} s"
-    return f"{value:.0f} s" if abs(value) >= 10 else f"{value:.2g} s"
+    if abs(value) >= 1:
+        return f"{value:.0f} s" if abs(value) >= 10 else f"{value:.1f} s"
+    return f"{value * 1000:.0f} ms" if abs(value) >= 0.001 else "< 1 ms"
 
 
 _FORMATS = {
