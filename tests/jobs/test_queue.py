@@ -10,6 +10,7 @@ import pytest
 
 from playground.errors import InvalidInput, InvalidParams, ModelUnavailable, QueueError, RunNotFound
 from playground.jobs import local, processes
+from playground.jobs import queue as queue_module
 from playground.jobs.queue import Queue
 
 ROOT = Path(__file__).parents[2]
@@ -312,6 +313,16 @@ def test_a_queue_may_leave_the_runs_of_others_alone(settings, store, world, ende
         assert store.get(left.id).status == "queued"
     finally:
         queue.close()
+
+
+def test_a_suspended_process_does_not_hold_up_the_others(queue, store, ended, monkeypatch):
+    monkeypatch.setattr(queue_module, "COURTESY", 1.0)
+    other = f"{os.getppid()}:{processes.started(os.getppid())}:x"  # lives, but starts nothing
+    first = store.submit(queue.prepare("patient", {}, "tiny", "fake", seed=1), owner=other)
+    start = time.monotonic()
+    assert ended(submit(queue, seed=2).id).status == "done"
+    assert time.monotonic() - start > 1
+    assert store.get(first.id).status == "queued"
 
 
 def test_memory_is_released_before_a_job_starts(settings, store, world, ended):
