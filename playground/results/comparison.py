@@ -134,7 +134,7 @@ def _row(run: Run, method: Mapping[str, Any], references: Mapping[tuple, float])
     row = dict(_BLANK)
     for name, value in run.metrics.items():
         if name in row or name.startswith(GROUP_PREFIX):
-            row[name] = value
+            row[name] = _whole(name, value)
     row |= {
         "run": run.id,
         "method": run.method,
@@ -158,6 +158,13 @@ def _row(run: Run, method: Mapping[str, Any], references: Mapping[tuple, float])
     if run.method != REFERENCE and row["quality"] is not None and reference is not None:
         row["difference"] = row["quality"] - reference
     return row
+
+
+def _whole(name: str, value: float | None) -> float | int | None:
+    """Counts and bytes as whole numbers: the store keeps every metric as a real one."""
+    spec = BY_NAME.get(name)
+    counted = spec is not None and spec.unit in {"count", "B"}
+    return int(value) if counted and value is not None else value
 
 
 # Texts

@@ -134,6 +134,13 @@ def test_negative_numbers_stay_numbers_in_csv():
     assert list(csv.DictReader(io.StringIO(comparison.to_csv(found))))[1]["difference"] == "-0.25"
 
 
+def test_counts_and_bytes_are_whole_numbers():
+    found = rows(run(1, metrics={"n": 200.0, "stored_bytes": 9.8e6, "quality": 1.0}))
+    assert '"n": 200,' in comparison.to_json(found)
+    assert '"stored_bytes": 9800000,' in comparison.to_json(found)
+    assert '"quality": 1.0,' in comparison.to_json(found)
+
+
 def test_json_holds_everything():
     found = rows(run(1, quality=0.5, provenance={"device": "cpu"}))
     assert json.loads(comparison.to_json(found)) == found
