@@ -23,7 +23,6 @@ class Settings:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     dtype: str = "auto"  # auto, float32, bfloat16, float16
     threads: int = 0  # CPU threads of a job; 0 = calibrate
-    executor: str = "local"
     max_upload_mb: int = 20
     max_rows: int = 20_000  # rows of a visitor's task file
     max_prompt_characters: int = 20_000
