@@ -1,6 +1,6 @@
 """A form made from a method's parameters, and its checks before anything is queued."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from playground.data import tasks
 from playground.errors import InvalidInput
 from playground.methods.base import FieldSpec, Method
 from playground.settings import Settings
+from playground.ui.components.markup import notice
 
 SLIDER_STEPS = 100  # a range with more steps than this gets a number field
 
@@ -31,6 +32,16 @@ class Form:
         own = {name: values[name] for name in self.fields}
         return self.method.Params.parse(own).model_dump(mode="json")
 
+    def wrong(self, values: dict[str, Any], settings: Settings) -> InvalidInput | None:
+        """What keeps these values from being run, None where nothing does."""
+        try:
+            params = self.method.Params.parse({name: values[name] for name in self.fields})
+            if values.get("task"):
+                self.method.check(params, tasks.task(values["task"], settings))
+        except InvalidInput as error:
+            return error
+        return None
+
     def verdicts(
         self, values: dict[str, Any], settings: Settings, inputs: Sequence[str]
     ) -> list[dict[str, Any]]:
@@ -38,14 +49,30 @@ class Form:
 
         A wrong field is marked with its message; so is the task where the parameters do not fit it.
         """
-        wrong: dict[str, str] = {}
-        try:
-            params = self.method.Params.parse({name: values[name] for name in self.fields})
-            if values.get("task"):
-                self.method.check(params, tasks.task(values["task"], settings))
-        except InvalidInput as error:
-            wrong[error.field if error.field in inputs else inputs[0]] = str(error)
-        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in inputs]
+        error = self.wrong(values, settings)
+        field = error.field if error and error.field in inputs else inputs[0]
+        return [
+            gr.validate(error is None or name != field, str(error) if error and name == field else "")
+            for name in inputs
+        ]
+
+    def guard(
+        self, button: gr.Button, inputs: dict[str, Component], problem: gr.HTML, settings: Settings
+    ) -> Callable[..., list[dict[str, Any]]]:
+        """Say beside the button, too, what is wrong: the field may be out of sight.
+
+        Returns: the ``validator=`` for the button's own action.
+        """
+
+        def tell(**values):
+            error = self.wrong(values, settings)
+            return notice(str(error), "bad") if error else gr.skip()
+
+        button.click(
+            tell, inputs_kwargs=inputs, outputs=problem,
+            api_visibility="private", show_progress="hidden", queue=False,
+        )  # fmt: skip
+        return lambda **values: self.verdicts(values, settings, list(inputs))
 
 
 def build(method: Method, skip: Sequence[str] = ()) -> Form:

@@ -80,9 +80,6 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     def fill(**values):
         return table(session, fields, values)
 
-    def verdict(**values):
-        return fields.verdicts(values, session.settings, list(choosing))
-
     def draw(task_id):
         chosen = tasks.task(task_id, session.settings)
         return random.choice(chosen.dev or chosen.train).input
@@ -133,6 +130,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         return live_runs(session), accuracy(session, task_id, model_id)
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
+    verdict = fields.guard(load, choosing, status, session.settings)
     load.click(
         shown(fill), inputs_kwargs=choosing, outputs=examples, validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
@@ -152,7 +150,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     measuring = {**choosing, "model": model, "limit": limit}
     measure.click(
         submit, inputs_kwargs=measuring, outputs=[problem, live], concurrency_limit=None,
-        validator=lambda **values: fields.verdicts(values, session.settings, list(measuring)), **quick,
+        validator=fields.guard(measure, measuring, problem, session.settings), **quick,
     )  # fmt: skip
     gr.on(
         [pulse.change, task.change, model.change], refresh, [task, model], [live, plot], queue=False, **quick

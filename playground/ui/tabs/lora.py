@@ -73,9 +73,6 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
 
     inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
 
-    def verdict(**values):
-        return fields.verdicts(values, session.settings, list(inputs))
-
     def start(**values):
         try:
             run = session.queue.submit(
@@ -143,6 +140,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
                 switch(loaded, True)
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
+    verdict = fields.guard(begin, inputs, problem, session.settings)
     begin.click(
         start,
         inputs_kwargs=inputs,

@@ -113,20 +113,20 @@ def build(session: Session, known: gr.Textbox) -> None:
     building = {**fields.fields, "files": files, "source": source}
     make.click(
         shown(construct), inputs_kwargs=building, outputs=index_status,
-        validator=lambda **values: fields.verdicts(values, session.settings, list(building)),
+        validator=fields.guard(make, building, index_status, session.settings),
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     asking = {**fields.fields, "source": source, "model": model, "question": question}
     ask.click(
         shown(answer), inputs_kwargs=asking, outputs=[status, grounded, closed, found],
-        validator=lambda **values: fields.verdicts(values, session.settings, list(asking)),
+        validator=fields.guard(ask, asking, status, session.settings),
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     other.click(shown(draw), source, question, queue=False, **quick)
     measuring = {**fields.fields, "task": task, "model": model, "limit": limit}
     measure.click(
         submit, inputs_kwargs=measuring, outputs=problem, concurrency_limit=None,
-        validator=lambda **values: fields.verdicts(values, session.settings, list(measuring)), **quick,
+        validator=fields.guard(measure, measuring, problem, session.settings), **quick,
     )  # fmt: skip
     known.change(
         lambda: (gr.update(choices=session.task_choices()), gr.update(choices=sources(session))),

@@ -1,0 +1,183 @@
+"""The page as a whole: it builds, it loads nothing from elsewhere, its actions are documented."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from playground.events import Event
+from playground.methods.registry import methods
+from playground.results.runs import Filing
+from playground.settings import ASSETS, Settings
+from playground.ui import build, theme
+from playground.ui.components import charts, markup, passages, run_card, technique_map
+from playground.ui.tabs import compare, runs, start
+
+ROOT = Path(__file__).resolve().parents[2]
+NASTY = '<img src=x onerror="alert(1)">{{value}}${1+1}`'
+
+
+@pytest.fixture
+def session(tmp_path):
+    opened = build.open_session(Settings(home=tmp_path, offline=True))
+    yield opened
+    opened.store.close()
+
+
+@pytest.fixture
+def page(session):
+    return build.page(session)
+
+
+def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support-desk"):
+    """A finished run with two test answers, through the real store."""
+    filing = Filing(
+        key=f"{method}-{group}-{quality}",
+        method=method,
+        params={},
+        model="smollm2-135m",
+        task=task,
+        group=group,
+    )
+    run = session.store.submit(filing)
+    session.store.transition(run.id, "running", expect={"queued"})
+    answers = [
+        Event.sample(
+            "test",
+            f"i{n}",
+            NASTY,
+            NASTY,
+            "Quartz",
+            correct=n == 0,
+            score=float(n == 0),
+            valid=True,
+            group=None,
+        )
+        for n in range(2)
+    ]
+    session.store.append(run.id, [*answers, Event.metric("quality", quality), Event.metric("n", 2)])
+    session.store.finish(run.id, "done")
+    return session.store.get(run.id)
+
+
+def test_the_page_has_its_tabs(page):
+    labels = [block.label for block in page.blocks.values() if type(block).__name__ == "Tab"]
+    assert labels == ["Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs"]
+
+
+def test_its_configuration_is_complete(page):
+    config = page.get_config_file()
+    assert config["analytics_enabled"] is False
+    assert config["components"]
+
+
+def test_importing_the_door_leaves_torch_alone():
+    code = "import sys, app; print([n for n in ('torch', 'transformers', 'chromadb', 'diffusers') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_nothing_of_the_look_comes_from_another_host():
+    own = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    look = theme.theme()
+    texts = own + theme.head() + look._get_theme_css() + " ".join(look._stylesheets)
+    assert not re.findall(
+        r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", re.sub(r"http://www\.w3\.org\S*", "", texts)
+    )
+    assert "@import" not in texts
+
+
+def test_launching_asks_no_other_host():
+    options = build.launch_options(Settings())
+    assert options["share"] is False
+    assert options["run_history"] is False
+    assert options["footer_links"] == []
+
+
+def test_every_public_action_is_named_typed_and_documented(page):
+    public = [fn for fn in page.fns.values() if fn.api_visibility == "public" and fn.api_name]
+    assert {fn.api_name for fn in public} >= {"race", "submit_run", "stop_run", "comparison_rows"}
+    for fn in public:
+        assert inspect.getdoc(fn.fn), fn.api_name
+        signature = inspect.signature(fn.fn)
+        assert signature.return_annotation is not inspect.Signature.empty, fn.api_name
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty, (fn.api_name, parameter.name)
+
+
+def test_plumbing_is_private(page):
+    named = {fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"}
+    assert named == {
+        "race", "submit_run", "get_run", "run_events", "comparison_rows", "stop_run", "resume_run",
+        "delete_run", "list_tasks", "list_models", "list_methods",
+    }  # fmt: skip
+
+
+def test_text_stays_text_and_is_no_template():
+    shown = markup.safe(NASTY)
+    assert "<" not in shown
+    assert "{" not in shown
+    assert "$" not in shown
+
+
+@pytest.mark.parametrize("view", ["answers", "card", "details", "passages", "notice", "chart"])
+def test_no_view_lets_html_through(session, view):
+    run = file_run(session)
+    found = {
+        "answers": lambda: compare.answers(session, run.id),
+        "card": lambda: run_card.card(session, run),
+        "details": lambda: runs.details(session, run.id),
+        "passages": lambda: passages.answer(NASTY, NASTY),
+        "notice": lambda: markup.notice(NASTY),
+        "chart": lambda: charts.lines([charts.Line(NASTY, [(0, 1), (1, 2)])], NASTY, NASTY),
+    }[view]()
+    assert "<img" not in found
+    assert "{{" not in found
+
+
+def test_the_race_shows_every_run_of_its_group(session):
+    file_run(session, "zero_shot", 0.2)
+    file_run(session, "few_shot", 0.6)
+    file_run(session, "rag", 0.4, group="other")
+    shown = start.race(session, "g1")
+    assert shown.count('class="pg-lane ') == 2
+    assert "60.0 %" in shown
+    assert "40.0 %" not in shown
+
+
+def test_an_unmeasured_figure_is_blank(session):
+    run = file_run(session)
+    rows = compare.comparison.rows([run], session.described)
+    shown = compare._by_setting(session, rows, {run.id: run}, {}, None)
+    assert '<td data-label="Peak memory"></td>' in shown
+
+
+def test_the_pulse_changes_with_the_store_only(session):
+    before = session.pulse()
+    assert session.pulse() == before
+    file_run(session)
+    assert session.pulse() != before
+
+
+def test_the_map_shows_every_method():
+    shown = technique_map.cards()
+    for method in methods().values():
+        assert method.title in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("All", None), ("", None), (None, None), ("20", 20), (" 7 ", 7)]
+)
+def test_test_items_are_read(typed, meant):
+    assert start.limit_of(typed) == meant
+
+
+@pytest.mark.parametrize("typed", ["0", "-3", "many", "2.5"])
+def test_wrong_test_items_are_refused(typed):
+    from playground.errors import InvalidInput
+
+    with pytest.raises(InvalidInput, match="whole number"):
+        start.limit_of(typed)

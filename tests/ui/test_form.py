@@ -1,0 +1,99 @@
+"""The form made from a method's parameters."""
+
+from typing import Literal
+
+import gradio as gr
+import pytest
+
+from playground.errors import InvalidParams
+from playground.methods.base import Method, Params, parameter
+from playground.methods.registry import methods
+from playground.settings import Settings
+from playground.ui import form
+
+
+class ManyParams(Params):
+    """One field of each kind."""
+
+    count: int = parameter(4, "Count", "A small range.", minimum=1, maximum=16)
+    rate: float = parameter(1e-3, "Rate", "No step.", minimum=1e-7, maximum=1.0)
+    big: int = parameter(8, "Big", "A wide range.", minimum=1, maximum=4096, advanced=True)
+    merge: bool = parameter(True, "Merge", "Yes or no.")
+    kind: Literal["a", "b"] = parameter("b", "Kind", "One of two.")
+    name: str = parameter("x", "Name", "Free text.")
+
+
+class Many(Method):
+    """A method with one field of each kind."""
+
+    id = "many"
+    title = "Many"
+    family = "parametric"
+    Params = ManyParams
+
+    def adapt(self, params, context):
+        """Nothing to do here."""
+        raise NotImplementedError
+
+
+@pytest.fixture
+def many():
+    with gr.Blocks():
+        yield form.build(Many())
+
+
+def test_each_kind_of_parameter_gets_its_control(many):
+    kinds = {name: type(control) for name, control in many.fields.items()}
+    assert kinds == {
+        "count": gr.Slider,
+        "rate": gr.Number,
+        "big": gr.Number,
+        "merge": gr.Checkbox,
+        "kind": gr.Dropdown,
+        "name": gr.Textbox,
+    }
+
+
+def test_controls_carry_label_help_and_default(many):
+    for spec in ManyParams.fields():
+        control = many.fields[spec.name]
+        assert (control.label, control.info, control.value) == (spec.label, spec.help, spec.default)
+
+
+def test_every_registered_method_gets_a_form_with_all_its_parameters():
+    for method in methods().values():
+        with gr.Blocks():
+            built = form.build(method)
+        assert set(built.fields) == set(method.Params.model_fields)
+
+
+def test_a_wrong_value_is_marked_at_its_field_only(many):
+    values = {spec.name: spec.default for spec in ManyParams.fields()} | {"big": 0}
+    names = list(many.fields)
+    verdicts = dict(zip(names, many.verdicts(values, Settings(), names), strict=True))
+    assert [name for name in names if not verdicts[name]["is_valid"]] == ["big"]
+    assert "between 1 and 4096" in verdicts["big"]["message"]
+
+
+def test_right_values_pass(many):
+    values = {spec.name: spec.default for spec in ManyParams.fields()}
+    names = list(many.fields)
+    assert all(verdict["is_valid"] for verdict in many.verdicts(values, Settings(), names))
+    assert many.params(values) == values
+
+
+def test_an_emptied_number_is_refused(many):
+    values = {spec.name: spec.default for spec in ManyParams.fields()} | {"rate": None}
+    with pytest.raises(InvalidParams, match="Rate"):
+        many.params(values)
+
+
+def test_k_above_the_pool_is_found_before_the_start():
+    method = methods()["few_shot"]
+    with gr.Blocks():
+        built = form.build(method)
+    values = {spec.name: spec.default for spec in method.Params.fields()} | {"task": "support-desk"}
+    assert built.wrong(values, Settings()) is None
+    bad = built.wrong(values | {"order": "nearest last"}, Settings())
+    assert bad is not None
+    assert bad.field == "order"
