@@ -1,0 +1,143 @@
+"""A visitor's way through the page, in a real browser with the real starter model."""
+
+import json
+import re
+import urllib.request
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.starter]
+TABS = ("Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs")
+SLOW = 120_000  # ms, for what loads the model on a busy machine
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_every_tab_opens_without_an_error(visit, width, theme):
+    visitor = visit(width)
+    visitor.arrive(f"?__theme={theme}")
+    for name in TABS:
+        visitor.tab(name)
+        visitor.page.wait_for_timeout(400)
+        wide = visitor.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{name} is {wide} px wide"
+        visitor.picture(f"{name.lower()}-{theme}-{width}")
+    assert visitor.errors == []
+    assert visitor.foreign == []
+
+
+def test_a_rank_of_zero_is_refused_at_the_field_and_the_button(visit):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("LoRA")
+    visitor.page.fill("#field-rank input", "0")
+    visitor.page.click("#lora-start")
+    message = re.compile("Rank cannot be 0")
+    expect(visitor.page.locator(".pg-notice.pg-bad").filter(has_text=message)).to_be_visible()
+    expect(visitor.page.locator("#field-rank")).to_contain_text(message)
+    expect(visitor.page.locator("#lora-live")).to_contain_text("No training yet")
+    visitor.picture("rank-zero")
+
+
+def test_the_exact_prompt_and_both_answers(visit):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("Few-shot")
+    visitor.page.fill("#few-shot-question textarea", "My <b>parcel</b> never came.")
+    visitor.page.click("#show-prompt")
+    prompt = visitor.page.locator("#prompt-view pre")
+    expect(prompt).to_contain_text("My <b>parcel</b> never came.", timeout=SLOW)
+    expect(prompt).to_contain_text("Route the customer's message")
+    expect(visitor.page.locator("#prompt-view")).to_contain_text("tokens")
+    visitor.page.click("#few-shot-ask")
+    expect(visitor.page.locator("#few-answer textarea")).not_to_have_value("", timeout=SLOW)
+    expect(visitor.page.locator("#zero-answer textarea")).not_to_have_value("", timeout=SLOW)
+    visitor.picture("few-shot-answers")
+    assert visitor.errors == []
+
+
+def test_an_empty_question_is_refused_in_words(visit):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("Few-shot")
+    visitor.page.fill("#few-shot-question textarea", "   ")
+    visitor.page.click("#few-shot-ask")
+    expect(visitor.page.get_by_text("The question is empty. Write something first.")).to_be_visible()
+
+
+def test_documents_are_indexed_and_a_binary_one_is_refused(visit, tmp_path):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("RAG")
+    (tmp_path / "picture.md").write_bytes(b"\x89PNG\x00\x00\x01\x02" * 50)
+    visitor.page.set_input_files("#rag-files input[type=file]", str(tmp_path / "picture.md"))
+    expect(visitor.page.locator("#rag-files")).to_contain_text("picture")
+    visitor.page.click("#build-index")
+    expect(visitor.page.get_by_text(re.compile("picture.md.*(text|character)", re.I)).last).to_be_visible(
+        timeout=SLOW
+    )
+
+
+def test_a_race_survives_a_reload_and_can_be_stopped(visit):
+    visitor = visit()
+    visitor.arrive()
+    items = visitor.page.get_by_label("Test items").first
+    items.fill("4")
+    items.press("Enter")
+    visitor.page.click("#race")
+    lanes = visitor.page.locator("#live-race .pg-lane")
+    expect(lanes).to_have_count(4, timeout=10_000)
+    visitor.page.wait_for_url(re.compile("group="))
+    visitor.page.reload()
+    expect(lanes).to_have_count(4, timeout=20_000)
+    expect(visitor.page.locator("#live-race .pg-lane.pg-done").first).to_be_visible(timeout=SLOW)
+    visitor.page.click("#to-compare")
+    expect(visitor.page.locator("#comparison tbody tr")).to_have_count(4)
+    expect(visitor.page.locator("#comparison .pg-quality b").first).to_contain_text("%")
+    visitor.picture("race-in-compare")
+    visitor.page.locator("#comparison tr.pg-done th button").first.click()
+    expect(visitor.page.locator("#answers .pg-answer")).to_have_count(4)
+    visitor.tab("Start")
+    visitor.page.click("#stop-race")
+    expect(visitor.page.locator("#live-race .pg-lane.pg-cancelled").first).to_be_visible(timeout=10_000)
+    expect(visitor.page.locator("#live-race .pg-lane.pg-running")).to_have_count(0)
+    visitor.tab("Runs")
+    expect(visitor.page.locator("#runs .pg-run").first).to_be_visible()
+    visitor.picture("runs-after-stop")
+    assert visitor.errors == []
+    assert "Traceback" not in visitor.site.log
+
+
+def test_a_task_of_ones_own_appears_everywhere_and_problems_name_the_line(visit, tmp_path):
+    visitor = visit()
+    visitor.arrive()
+    rows = [f"Question {n} <i>?</i>,{'yes' if n % 2 else 'no'}" for n in range(24)]
+    (tmp_path / "bad.csv").write_text(
+        "question,answer\n" + "\n".join([*rows[:5], "No answer here,", *rows[5:]]) + "\n"
+    )
+    (tmp_path / "good.csv").write_text("question,answer\n" + "\n".join(rows) + "\n")
+    file = visitor.page.locator("#task-file input[type=file]")
+    file.set_input_files(str(tmp_path / "bad.csv"))
+    visitor.page.fill("#task-title input, #task-title textarea", "Yes or no")
+    expect(visitor.page.locator("#task-preview")).to_contain_text("Question 1 <i>?</i>", timeout=20_000)
+    visitor.page.click("#save-task")
+    expect(visitor.page.locator("#task-problem")).to_contain_text("Line 7", timeout=20_000)
+    visitor.page.locator(
+        "#task-file button[aria-label='Remove this file'], #task-file button[aria-label='Clear']"
+    ).first.click()
+    file.set_input_files(str(tmp_path / "good.csv"))
+    expect(visitor.page.locator("#task-preview")).to_contain_text("24 rows", timeout=20_000)
+    visitor.page.click("#save-task")
+    expect(visitor.page.locator("#task-problem")).to_contain_text("is saved", timeout=20_000)
+    visitor.tab("LoRA")
+    visitor.page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
+    expect(visitor.page.get_by_role("option", name="Yes or no").locator("visible=true").first).to_be_visible()
+
+
+def test_the_served_page_names_no_other_host(site):
+    with urllib.request.urlopen(site.url, timeout=10) as answer:
+        page = answer.read().decode()
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page)
+    assert [address for address in loaded if not address.startswith(site.url)] == []
+    with urllib.request.urlopen(site.url + "/config", timeout=10) as answer:
+        assert json.load(answer)["analytics_enabled"] is False
