@@ -107,10 +107,9 @@ def fit(examples: Sequence[Example], max_length: int, what: str) -> tuple[list[E
     """
     kept = [example for example in examples if len(example.ids) <= max_length]
     if not kept:
-        longest = max((len(example.ids) for example in examples), default=0)
+        shortest = min((len(example.ids) for example in examples), default=0)
         raise InvalidInput(
-            f"No {what} example fits: the shortest length allowed is {max_length} tokens, the longest "
-            f"example has {longest}. Raise the maximum length.",
+            f"No {what} example fits into {max_length} tokens: the shortest has {shortest}. Raise the maximum length.",
             field="max_length",
         )
     if len(kept) == len(examples):
@@ -250,6 +249,7 @@ class _Training:
         self.model.train()
         if self.plan.threads is not None and self.device.type == "cpu":
             yield Event.log(self._set_threads())
+        yield Event.progress("adapt", self.state.step, self.steps, unit="step")
         if self.state.step == 0:
             yield from self._start()
         yield from self._loop()
