@@ -13,6 +13,7 @@ from playground.ui.build import serve
 def main() -> None:
     """Serve the page until it is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     serve(Settings.from_environment())
 
 

@@ -1,5 +1,8 @@
 """The whole page: header, tabs, what keeps it live; and serving it."""
 
+import logging
+import signal
+
 import gradio as gr
 
 from playground.data import tasks
@@ -12,6 +15,8 @@ from playground.ui.components.markup import safe
 from playground.ui.session import Session
 from playground.ui.starter import Starter
 from playground.ui.tabs import compare, few_shot, lora, rag, runs, start
+
+log = logging.getLogger(__name__)
 
 SECONDS = 1.0  # between two looks at the store
 TABS = ("Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs")
@@ -67,10 +72,14 @@ def page(session: Session) -> gr.Blocks:
 def serve(settings: Settings) -> None:
     """Start the queue, fetch the starter model in the background, and serve the page until stopped."""
     session = open_session(settings)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # stopped by a service manager: end runs in order
     session.queue.start()
     session.starter.start()
     blocks = page(session)
     blocks.queue(default_concurrency_limit=4, max_size=64)
+    log.info("The page is at http://%s:%d (stop it with Ctrl+C)", settings.host, settings.port)
     try:
         blocks.launch(**launch_options(settings))
     finally:
@@ -92,7 +101,7 @@ def launch_options(settings: Settings) -> dict:
         "share": False,
         "ssr_mode": False,
         "max_file_size": f"{settings.max_upload_mb}mb",
-        "quiet": False,
+        "quiet": True,
     }
 
 

@@ -80,6 +80,17 @@ def test_importing_the_door_leaves_torch_alone():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_importing_the_page_leaves_gradios_own_stubs_alone():
+    code = (
+        "import ast; real = ast.get_source_segment; seen = []\n"
+        "ast.get_source_segment = lambda *a, **k: seen.append(1) or real(*a, **k)\n"
+        "import inspect; before = inspect.getfile\n"
+        "import app; print(len(seen), inspect.getfile is before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0", "True"], done.stderr
+
+
 def test_nothing_of_the_look_comes_from_another_host():
     own = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     look = theme.theme()

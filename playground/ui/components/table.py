@@ -38,7 +38,8 @@ def table(
     rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
 ) -> str:
     """All rows, best quality first among those that are done; waiting ones last."""
-    best = max((row["quality"] for row in rows if row["quality"] is not None), default=None)
+    measured = [row["quality"] for row in rows if row["quality"] is not None]
+    best = max(measured) if len(measured) > 1 and max(measured) > 0 else None
     ordered = sorted(rows, key=_order)
     heads = "".join(
         f'<th scope="col" title="{safe(BY_NAME[name].help)}">{safe(SHORT[name])}</th>' for name in MEASURED

@@ -64,11 +64,9 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         with gr.Column(min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("What LoRA does", "W = W₀ + λ · A · B", 3))
             with gr.Row(elem_classes="pg-form"):
-                d = gr.Slider(64, 8192, value=576, step=64, label="d, rows of W", min_width=160, buttons=[])
-                n = gr.Slider(
-                    64, 8192, value=576, step=64, label="n, columns of W", min_width=160, buttons=[]
-                )
-                k = gr.Slider(1, 256, value=8, step=1, label="k, rank", min_width=160, buttons=[])
+                d = gr.Slider(64, 8192, value=576, step=64, label="d (rows)", min_width=160, buttons=[])
+                n = gr.Slider(64, 8192, value=576, step=64, label="n (columns)", min_width=160, buttons=[])
+                k = gr.Slider(1, 256, value=8, step=1, label="k (rank)", min_width=160, buttons=[])
             picture = gr.HTML(explain.low_rank(576, 576, 8))
 
     inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
