@@ -6,6 +6,14 @@ window.playground = {
     address.searchParams.delete('run');
     window.history.replaceState(null, '', address);
   },
+  // A download button serves the file that it has when it is pressed, so the file is made first.
+  download(id) {
+    setTimeout(() => {
+      const hit = document.querySelector(`#${id}`);
+      const link = hit && (hit.matches('a, button') ? hit : hit.querySelector('a, button'));
+      if (link) link.click();
+    }, 150);
+  },
   toAnswers() {
     setTimeout(() => {
       const answers = document.querySelector('#answers .pg-answers');

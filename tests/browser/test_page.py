@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -97,12 +98,19 @@ def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     visitor.picture("race-in-compare")
     visitor.page.locator("#comparison tr.pg-done th button").first.click()
     expect(visitor.page.locator("#answers .pg-answer")).to_have_count(4)
+    with visitor.page.expect_download(timeout=20_000) as download:
+        visitor.page.click("#get-csv")
+    assert Path(download.value.path()).read_text().splitlines()[1].startswith("1,zero_shot")
     visitor.tab("Start")
     visitor.page.click("#stop-race")
     expect(visitor.page.locator("#live-race .pg-lane.pg-cancelled").first).to_be_visible(timeout=10_000)
     expect(visitor.page.locator("#live-race .pg-lane.pg-running")).to_have_count(0)
     visitor.tab("Runs")
     expect(visitor.page.locator("#runs .pg-run").first).to_be_visible()
+    visitor.page.locator("#runs .pg-run.pg-done button[data-action=open]").first.click()
+    with visitor.page.expect_download(timeout=20_000) as download:
+        visitor.page.click("#get-run")
+    assert download.value.suggested_filename.endswith(".zip")
     visitor.picture("runs-after-stop")
     assert visitor.errors == []
     assert "Traceback" not in visitor.site.log

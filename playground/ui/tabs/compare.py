@@ -62,7 +62,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
         )
         guide = gr.HTML()
     with gr.Row(elem_classes="pg-buttons"):
-        files = [gr.DownloadButton(f"Download {name}", size="sm") for name in FORMATS]
+        files = [gr.Button(f"Download {name}", size="sm", elem_id=f"get-{ENDINGS[name]}") for name in FORMATS]
+        made = [gr.DownloadButton(visible="hidden", elem_id=f"file-{ENDINGS[name]}") for name in FORMATS]
 
     filters = [task, model, which, group, cost, chosen]
     outputs = [main, plot, verdicts, guide, detail, model]
@@ -111,9 +112,11 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
 
         return write
 
-    for button, name in zip(files, FORMATS, strict=True):
+    for button, file, name in zip(files, made, FORMATS, strict=True):
         button.click(
-            shown(export(name)), filters[:4], button, api_visibility="private", show_progress="hidden"
+            shown(export(name)), filters[:4], file, api_visibility="private", show_progress="hidden"
+        ).success(
+            None, js=f"() => window.playground.download('file-{ENDINGS[name]}')", api_visibility="private"
         )
 
 

@@ -33,7 +33,8 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
             listing = gr.HTML(js_on_load=CLICKS, elem_id="runs")
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
             detail = gr.HTML(elem_id="run-detail")
-            download = gr.DownloadButton("Prepare the run's folder for download", size="sm", visible=False)
+            download = gr.Button("Download the run's folder", size="sm", visible=False, elem_id="get-run")
+            packed = gr.DownloadButton(visible="hidden", elem_id="file-run")
 
     def refresh(run_id):
         known = run_id is not None and any(run.id == run_id for run in session.runs())
@@ -70,7 +71,9 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
         shown(act), opened, [opened, listing, detail, download],
         concurrency_limit=None, trigger_mode="multiple", **quick,
     )  # fmt: skip
-    download.click(shown(pack), opened, download, api_visibility="private", show_progress="minimal")
+    download.click(shown(pack), opened, packed, api_visibility="private", show_progress="minimal").success(
+        None, js="() => window.playground.download('file-run')", api_visibility="private"
+    )
 
 
 def listed(session: Session) -> str:
