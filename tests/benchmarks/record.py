@@ -27,11 +27,13 @@ def machine() -> str:
     return f"{name}, {cores} cores"
 
 
-def record(name: str, rows: list[dict], packages: tuple[str, ...] = ("torch", "transformers")) -> Path:
+def record(
+    name: str, rows: list[dict], packages: tuple[str, ...] = ("torch", "transformers"), **more: object
+) -> Path:
     """Write ``results/<name>.json``.
 
     Each row has ``what`` (str), ``ours`` (float), ``theirs`` (float or None), ``unit`` (str), ``against``
-    (str), ``ratio`` (float or None: how many times better ours is) and ``note`` (str).
+    (str), ``ratio`` (float or None: how many times better ours is) and ``note`` (str). ``more`` is kept beside them.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
@@ -42,6 +44,7 @@ def record(name: str, rows: list[dict], packages: tuple[str, ...] = ("torch", "t
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
         "rows": rows,
+        **more,
     }
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
