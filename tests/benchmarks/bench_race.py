@@ -1,7 +1,8 @@
 """The race of the four text methods on ``support-desk``, all 200 test items, from the command line as a user would.
 
-``python tests/benchmarks/bench_race.py [--limit N] [--no-record]`` starts from an empty store; the starter model is
-fetched first where it is not at hand, outside the time. Records the wall seconds and the rows.
+``python tests/benchmarks/bench_race.py [--limit N] [--home DIR] [--no-record]`` starts from an empty store, in DIR if
+it is to be kept; the starter model is fetched first where it is not at hand, outside the time. Records the wall
+seconds and the rows.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main() -> None:
     """Print and, unless told not to, record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--home", type=Path)
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -63,10 +65,11 @@ def main() -> None:
 
     kept = Settings.from_environment()
     fetch_starters(kept)
-    with tempfile.TemporaryDirectory() as home:
-        if kept.models.is_dir():
-            shutil.copytree(kept.models, Path(home) / "models", copy_function=os.link)
-        seconds, rows = race(Path(home), arguments.limit)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = arguments.home or Path(scratch)
+        if kept.models.is_dir() and not (home / "models").exists():
+            shutil.copytree(kept.models, home / "models")
+        seconds, rows = race(home, arguments.limit)
     for row in rows:
         print(f"{row['title']}: {row['quality']:.3f} on {row['n']} items, adapt {row['adapt_seconds']:.1f} s")
     print(f"The race took {seconds:.0f} s.")
