@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout is not an installed package
+
 TASK, MODEL = "support-desk", "smollm2-135m"
 RANK, RATE, BATCH, SEED = 8, 1e-3, 4, 0
 
