@@ -162,7 +162,7 @@ def race(session: Session, group: str | None) -> str:
             "No race yet", "Choose a task and press “Start the race”. It goes on when you close this page."
         )
     first = runs[0]
-    items = f"first {first.limit} test items" if first.limit else "all test items"
+    items = run_card.items(session, first)
     head = f"{session.task_title(first.task)} · {session.model_title(first.model)} · {items}"
     lanes = "".join(run_card.lane(session, run) for run in runs)
     return f'<p class="pg-muted pg-race-head">{safe(head)}</p><div class="pg-lanes">{lanes}</div>'
