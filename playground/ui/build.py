@@ -9,6 +9,7 @@ import gradio as gr
 from playground.data import tasks
 from playground.jobs.arbiter import Arbiter
 from playground.jobs.queue import Queue
+from playground.models import sources
 from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
 from playground.ui import api, theme
@@ -28,7 +29,7 @@ def open_session(settings: Settings) -> Session:
     """Open the store and what works on it; nothing is started yet."""
     store = RunStore(settings.database)
     arbiter = Arbiter(settings, store)
-    queue = Queue(settings, store, release=arbiter.release)
+    queue = Queue(settings, store, release=arbiter.release, check_model=sources.obtainable)
     return Session(settings, store, queue, arbiter, Starter(settings))
 
 
