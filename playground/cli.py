@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TextIO
 
-from playground.data import tasks
 from playground.errors import InvalidInput, ModelUnavailable, PlaygroundError, QueueError, RunNotFound
 from playground.jobs.queue import Queue
 from playground.methods import registry
@@ -186,8 +185,6 @@ def _table(options: argparse.Namespace, settings: Settings) -> int:
         runs = comparison.newest(store.list(task=options.task))
     finally:
         store.close()
-    if options.task and not runs:
-        tasks.task(options.task, settings)  # refuses a name that no task has
     rows = comparison.rows(runs, descriptions())
     if options.limit_runs:
         rows = rows[-options.limit_runs :]

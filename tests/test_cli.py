@@ -200,9 +200,3 @@ def test_a_newer_store_is_said(playground, settings):
     code, _, err = playground("table")
     assert code == 1
     assert "newer version" in err
-
-
-def test_a_table_of_no_task_is_refused(playground):
-    code, out, err = playground("table", "--task", "nonsense")
-    assert (code, out) == (2, "")
-    assert "There is no task" in err

@@ -148,7 +148,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         **quick,
     )
     guess.click(
-        estimate, inputs_kwargs=inputs, outputs=card, validator=verdict, concurrency_limit=1,
+        estimate, inputs_kwargs=inputs, outputs=card,
+        validator=fields.guard(guess, inputs, card, session.settings), concurrency_limit=1,
         api_visibility="private", show_progress="minimal",
     )  # fmt: skip
     stop.click(shown(halt), None, [problem, live], concurrency_limit=None, **quick)
