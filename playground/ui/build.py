@@ -21,7 +21,9 @@ from playground.ui.tabs import compare, few_shot, lora, rag, runs, start
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0  # between two looks at the store
-IDLE_LOOK = 0.02  # seconds between two looks of Gradio's own queue; its default, 0.001, costs 4 % of a core
+IDLE_LOOK = (
+    0.05  # seconds between looks of Gradio's own queue: its value for Windows; elsewhere 0.001, 4 % of a core
+)
 TABS = ("Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs")
 
 
