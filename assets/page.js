@@ -1,5 +1,17 @@
 // What the page does in the browser itself: keep the race in the address, scroll to answers.
 window.playground = {
+  // A random id of this browser, under which the server keeps its index; without storage, of this page.
+  visitor() {
+    const name = 'playground-visitor';
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    const fresh = Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
+    try {
+      const kept = window.localStorage.getItem(name);
+      if (/^[0-9a-f]{32}$/.test(kept || '')) return kept;
+      window.localStorage.setItem(name, fresh);
+    } catch { /* storage is not allowed here */ }
+    return fresh;
+  },
   remember(group) {
     const address = new URL(window.location.href);
     if (group) address.searchParams.set('group', group);

@@ -44,12 +44,21 @@ class Queue:
         settings: the same for the workers.
         store: where runs are filed.
         release: called before a job starts, to free memory that it needs (``Arbiter.release``).
+        check_model: called before a run is filed, to refuse a model that cannot be had now
+            (``models.sources.obtainable``).
     """
 
-    def __init__(self, settings: Settings, store: RunStore, release: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        store: RunStore,
+        release: Callable[[], None] | None = None,
+        check_model: Callable[[Model, Settings], None] | None = None,
+    ):
         self.settings = settings
         self.store = store
         self.release = release
+        self.check_model = check_model
         self.identity = processes.identity(uuid.uuid4().hex[:6])
         self._job: tuple[int, subprocess.Popen] | None = None
         self._wake = threading.Event()
@@ -155,9 +164,11 @@ class Queue:
                 f"{technique.title} works on {technique.modality}; {entry.title} is for {entry.modality}.",
                 field="model",
             )
+        if self.check_model:
+            self.check_model(entry, self.settings)
         seed = _whole(seed, "seed", 0, 2**32 - 1)
         if limit is not None:
-            limit = _whole(limit, "limit", 1, 10**9)
+            limit = _whole(limit, "limit", 1)
             if limit >= len(chosen_task.test):
                 limit = None  # nothing is capped, and rows with and without it compare
         dumped = values.model_dump(mode="json")
@@ -358,10 +369,11 @@ def run_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _whole(value: Any, name: str, low: int, high: int) -> int:
+def _whole(value: Any, name: str, low: int, high: int | None = None) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a form's number field
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high and value > high):
         label = {"limit": "The limit of test items", "seed": "The seed"}[name]
-        raise InvalidInput(f"{label} must be a whole number of at least {low}, not {value!r}.", field=name)
+        bounds = f"of at least {low}" if high is None else f"from {low} to {high:,}"
+        raise InvalidInput(f"{label} must be a whole number {bounds}, not {value!r}.", field=name)
     return value

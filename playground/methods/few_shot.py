@@ -29,9 +29,8 @@ class FewShotParams(Params):
     selector: Literal["first", "random", "nearest"] = parameter(
         "random",
         "Selector",
-        "first: the first k; random: k drawn with the run's seed, labels in equal numbers; "
-        "nearest: for each question the k most similar ones by embedding. first and random give every "
-        "question the same beginning, which is computed once; nearest cannot, so testing takes far longer.",
+        "random: labels in equal numbers; first: the file's first k; nearest: the most similar to each "
+        "question, by embedding (far slower to test: no shared beginning).",
     )
     order: Literal["as selected", "nearest last", "labels alternating"] = parameter(
         "as selected",

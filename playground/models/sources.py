@@ -79,6 +79,17 @@ def at_hand(model: Model, settings: Settings) -> bool:
     return _here(model, settings) is not None
 
 
+def obtainable(model: Model, settings: Settings) -> None:
+    """Refuse at once a model that only the Hub has while the Hub does not answer. Takes at most about 2 s.
+
+    Raises:
+        ModelUnavailable: says what can be had.
+    """
+    only_hub = all(source.startswith("hub:") for source in model.sources)
+    if only_hub and not at_hand(model, settings) and not hub_reachable(settings):
+        locate(model, settings)  # nothing to fetch from: it says why
+
+
 def fetch_starters(settings: Settings, progress: Progress | None = None) -> dict[str, Path]:
     """Fetch the models that the first run needs; at once where they are at hand. Folders by model id.
 

@@ -701,6 +701,43 @@ def _probe(path: Path, name: str, count: int) -> bool:
     return done.returncode == 0
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What an index on disk holds, as its manifest says."""
+
+    documents: tuple[IndexedDocument, ...]
+    params: IndexParams
+    bytes: int
+
+
+def contents(folder: Path) -> Contents:
+    """What the index in ``folder`` holds, without opening it.
+
+    Raises:
+        StoreError: its manifest cannot be read.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        documents = tuple(IndexedDocument(**entry) for entry in manifest["documents"])
+        size = sum(path.stat().st_size for path in _files(folder))
+        return Contents(documents, IndexParams(**manifest["params"]), size)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"The index in {folder} is damaged ({error}). Build it again.") from error
+
+
+def remove(folder: Path) -> bool:
+    """Remove the index in ``folder``; False, and nothing is done, where somebody has it open."""
+    try:
+        lock = _acquire(folder)
+    except QueueError:
+        return False
+    try:
+        shutil.rmtree(folder)
+    finally:
+        lock.release()
+    return True
+
+
 def _acquire(folder: Path) -> FileLock:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", thread_local=False)

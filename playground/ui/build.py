@@ -1,6 +1,7 @@
 """The whole page: header, tabs, what keeps it live; and serving it."""
 
 import logging
+import re
 import signal
 
 import gradio as gr
@@ -8,6 +9,7 @@ import gradio as gr
 from playground.data import tasks
 from playground.jobs.arbiter import Arbiter
 from playground.jobs.queue import Queue
+from playground.models import sources
 from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
 from playground.ui import api, theme
@@ -19,6 +21,9 @@ from playground.ui.tabs import compare, few_shot, lora, rag, runs, start
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0  # between two looks at the store
+IDLE_LOOK = (
+    0.05  # seconds between looks of Gradio's own queue: its value for Windows; elsewhere 0.001, 4 % of a core
+)
 TABS = ("Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs")
 
 
@@ -26,7 +31,7 @@ def open_session(settings: Settings) -> Session:
     """Open the store and what works on it; nothing is started yet."""
     store = RunStore(settings.database)
     arbiter = Arbiter(settings, store)
-    queue = Queue(settings, store, release=arbiter.release)
+    queue = Queue(settings, store, release=arbiter.release, check_model=sources.obtainable)
     return Session(settings, store, queue, arbiter, Starter(settings))
 
 
@@ -37,6 +42,7 @@ def page(session: Session) -> gr.Blocks:
         group = gr.Textbox("", visible="hidden", elem_id="group")
         opened = gr.Number(None, visible="hidden")
         known = gr.Textbox("", visible="hidden")
+        visitor = gr.Textbox("", visible="hidden")
         header = gr.HTML(status(session), elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Start", id="start"):
@@ -44,7 +50,7 @@ def page(session: Session) -> gr.Blocks:
             with gr.Tab("Few-shot", id="few_shot"):
                 few_shot.build(session, pulse, known)
             with gr.Tab("RAG", id="rag"):
-                rag.build(session, known)
+                rag.build(session, known, visitor)
             with gr.Tab("LoRA", id="lora"):
                 lora.build(session, pulse, known)
             with gr.Tab("Compare", id="compare"):
@@ -64,6 +70,9 @@ def page(session: Session) -> gr.Blocks:
             [pulse, group, opened, tabs, header, known],
             **quick,
         )
+        blocks.load(
+            None, None, visitor, js="() => window.playground.visitor()", api_visibility="private"
+        )  # fmt: skip
         group.change(None, group, js="group => window.playground.remember(group)", api_visibility="private")
         api.build(session)
     return blocks
@@ -78,13 +87,20 @@ def serve(settings: Settings) -> None:
     session.queue.start()
     session.starter.start()
     blocks = page(session)
-    blocks.queue(default_concurrency_limit=4, max_size=64)
+    attend(blocks)
     log.info("The page is at http://%s:%d (stop it with Ctrl+C)", settings.host, settings.port)
     try:
         blocks.launch(**launch_options(settings))
     finally:
         session.queue.close()
         session.store.close()
+
+
+def attend(blocks: gr.Blocks) -> None:
+    """Set up Gradio's own queue of handlers; idle, it takes next to nothing."""
+    blocks.queue(default_concurrency_limit=4, max_size=64)
+    blocks._queue.sleep_when_free = IDLE_LOOK
+    blocks._queue.progress_update_sleep_when_free = 0.1
 
 
 def launch_options(settings: Settings) -> dict:
@@ -130,7 +146,14 @@ def _look(session: Session, seen: str):
 def _arrive(session: Session, request: gr.Request):
     """What a link asks for: ``?group=`` a race, ``?run=`` a run; else the newest race."""
     asked = dict(request.query_params) if request else {}
-    run = int(asked["run"]) if asked.get("run", "").isdigit() else None
-    group = asked.get("group") or session.newest_group() or ""
-    tab = gr.Tabs(selected="runs") if run else gr.skip()
+    run = _run_id(asked.get("run", ""))
+    group = asked.get("group") or ""
+    if not group or not session.runs(group=group, limit=1):
+        group = session.newest_group() or ""
+    tab = gr.Tabs(selected="runs") if run is not None else gr.skip()
     return session.pulse(), group, run, tab, status(session), ",".join(tasks.tasks(session.settings))
+
+
+def _run_id(text: str) -> int | None:
+    """The id in a link; None for what cannot be one. Up to 15 digits are exact in the browser."""
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None

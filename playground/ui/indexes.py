@@ -1,55 +1,107 @@
-"""The visitors' own search indexes: one folder a visitor, held open by this process alone."""
+"""The visitors' own search indexes: one folder a browser, kept over reloads and restarts.
+
+A visitor is known by a random id that the browser keeps; who does not know it cannot name the folder.
+"""
 
 import logging
-import shutil
+import os
+import re
 import threading
+import time
 from collections import OrderedDict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from playground.errors import InvalidInput
 from playground.settings import Settings
 
-MOST_OPEN = 8  # visitors whose index stays; the one unused for longest goes
+if TYPE_CHECKING:
+    from playground.models.embedding import Embedder
+    from playground.retrieval.store import Contents, Index
+
+MOST_OPEN = 8  # indexes held in memory; the one unused for longest is closed, and opened again when asked
+MOST_KEPT = 50  # indexes on disk
+DAYS_KEPT = 30  # days without use
 
 log = logging.getLogger(__name__)
 
 
 class Indexes:
-    """Open indexes (``retrieval.store.Index``) by visitor."""
+    """The indexes of the page's visitors. Those on disk are opened when they are needed."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._open: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._open: OrderedDict[str, Index] = OrderedDict()
+        self._lock = threading.RLock()
 
-    def folder(self, visitor: str):
-        """Where a visitor's index lies."""
+    def folder(self, visitor: str) -> Path:
+        """Where a visitor's index lies.
+
+        Raises:
+            InvalidInput: that is no id as a browser makes it.
+        """
+        if not re.fullmatch("[0-9a-f]{32}", visitor or ""):
+            raise InvalidInput("This page has no visitor's id yet. Reload it, and allow it to keep data.")
         return self.settings.indexes / f"page-{visitor}"
 
-    def get(self, visitor: str) -> Any | None:
-        """The visitor's index, None where there is none."""
+    def contents(self, visitor: str) -> "Contents | None":
+        """What lies in the visitor's index, read without opening it; None where there is none."""
+        folder = self.folder(visitor)
+        if not (folder / "manifest.json").is_file():
+            return None
+        from playground.retrieval.store import contents
+
+        return contents(folder)
+
+    def get(self, visitor: str, embedder: "Embedder") -> "Index | None":
+        """The visitor's index, opened where it is not; None where there is none.
+
+        Raises:
+            InvalidInput: it was made with another embedding model.
+            StoreError: it is damaged.
+            QueueError: another process uses it.
+        """
+        folder = self.folder(visitor)
         with self._lock:
             index = self._open.get(visitor)
+            if index is None and (folder / "manifest.json").is_file():
+                from playground.retrieval.store import Index
+
+                index = Index.open(folder, embedder)
             if index is not None:
-                self._open.move_to_end(visitor)
+                self.keep(visitor, index)
             return index
 
-    def keep(self, visitor: str, index: Any) -> None:
-        """Hold a visitor's index; the oldest of too many is removed."""
+    def keep(self, visitor: str, index: "Index") -> None:
+        """Hold a visitor's index; of too many, the one unused for longest is closed."""
         with self._lock:
             self._open[visitor] = index
             self._open.move_to_end(visitor)
-            gone = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - MOST_OPEN)]
-        for old in gone:
-            old.delete()
+            unused = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - MOST_OPEN)]
+        os.utime(index.folder)
+        for old in unused:
+            old.close()
 
-    def forget(self, visitor: str) -> None:
-        """Remove a visitor's index with its files."""
+    def close(self, visitor: str) -> None:
+        """Let go of a visitor's index; its files stay."""
         with self._lock:
             index = self._open.pop(visitor, None)
         if index is not None:
-            index.delete()
+            index.close()
 
-    def clear_leftovers(self) -> None:
-        """Remove the folders of visitors of an earlier process."""
-        for folder in self.settings.indexes.glob("page-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+    def sweep(self) -> list[Path]:
+        """Remove the indexes that nobody used for long, and the oldest of too many. Returns their folders."""
+        with self._lock:
+            held = {index.folder for index in self._open.values()}
+        found = [(path.stat().st_mtime, path) for path in self.settings.indexes.glob("page-*")]
+        found.sort(reverse=True)
+        oldest = time.time() - DAYS_KEPT * 86_400
+        gone = []
+        for number, (used, path) in enumerate(found):
+            if path in held or (number < MOST_KEPT and used >= oldest):
+                continue
+            from playground.retrieval.store import remove
+
+            if remove(path):
+                gone.append(path)
+        return gone

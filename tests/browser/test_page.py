@@ -79,6 +79,61 @@ def test_documents_are_indexed_and_a_binary_one_is_refused(visit, tmp_path):
     )
 
 
+def test_an_index_survives_a_reload(visit, tmp_path):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("RAG")
+    (tmp_path / "boats.md").write_text("# Boats\n\nThe <b>Marlin</b> leaves the old pier at seven.\n")
+    visitor.page.set_input_files("#rag-files input[type=file]", str(tmp_path / "boats.md"))
+    expect(visitor.page.locator("#rag-files")).to_contain_text("boats")
+    visitor.page.locator("#rag-source input").click()
+    visitor.page.get_by_role("option", name="None, only my files").click()
+    visitor.page.click("#build-index")
+    expect(visitor.page.locator("#index-status")).to_contain_text("The index is ready", timeout=SLOW)
+    visitor.page.reload()
+    visitor.tab("RAG")
+    expect(visitor.page.locator("#index-status")).to_contain_text("from before is still here", timeout=20_000)
+    visitor.page.fill("#rag-question textarea", "When does the Marlin leave?")
+    visitor.page.click("#rag-ask")
+    expect(visitor.page.locator("#passages")).to_contain_text("The <b>Marlin</b> leaves", timeout=SLOW)
+    other = visit()
+    other.arrive()
+    other.tab("RAG")
+    expect(other.page.locator("#index-status")).to_contain_text("No index yet")
+    assert visitor.errors == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_tabs_are_in_sight_on_a_phone(visit, theme):
+    visitor = visit(390)
+    visitor.arrive(f"?__theme={theme}")
+    for name in TABS:
+        box = visitor.page.get_by_role("tab", name=name, exact=True).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+
+
+@pytest.mark.parametrize("query", ["?run=99999999999999999999", "?run=%C2%B2", "?group=<script>", "?group=x"])
+def test_a_link_with_an_odd_value_shows_the_page(visit, query):
+    visitor = visit()
+    visitor.arrive(query)
+    expect(visitor.page.locator("#live-race")).not_to_be_empty(timeout=20_000)
+    expect(visitor.page.locator(".toast-body")).to_have_count(0)
+    assert visitor.errors == []
+
+
+def test_the_number_of_test_items_is_the_one_typed(visit):
+    visitor = visit()
+    visitor.arrive()
+    items = visitor.page.get_by_label("Test items").first
+    for typed, told in (("0", "not “0”"), ("-5", "not “-5”"), ("5<b>", "not “5<b>”")):
+        items.fill(typed)
+        items.press("Enter")
+        visitor.page.click("#race")
+        expect(visitor.page.locator(".pg-notice.pg-bad").filter(has_text=told)).to_be_visible()
+    expect(visitor.page.locator("#live-race .pg-lane.pg-running")).to_have_count(0)
+
+
 def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     visitor = visit()
     visitor.arrive()

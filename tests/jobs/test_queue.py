@@ -339,3 +339,22 @@ def test_memory_is_released_before_a_job_starts(settings, store, world, ended):
 def _python(settings, code, **more):
     environment = local.environment(settings)
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, **more)
+
+
+def test_a_model_that_cannot_be_had_now_is_refused_before_filing(settings, store, world):
+    def refuse(entry, settings):
+        raise ModelUnavailable(f"{entry.id} cannot be had.")
+
+    queue = Queue(settings, store, check_model=refuse)
+    with pytest.raises(ModelUnavailable, match="fake cannot be had"):
+        submit(queue)
+    assert store.list() == []
+
+
+def test_a_limit_of_any_length_is_understood(queue):
+    assert submit(queue, limit=10**23).limit is None
+
+
+def test_a_seed_too_large_is_told_its_range(queue):
+    with pytest.raises(InvalidInput, match="from 0 to 4,294,967,295"):
+        submit(queue, seed=2**32)

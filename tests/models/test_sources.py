@@ -251,3 +251,10 @@ def test_the_starters_are_whole_and_a_second_fetch_asks_nobody(starter_home, mon
     assert (
         folders["smollm2-135m"] / "model.safetensors"
     ).stat().st_size < 600e6  # the tied head is stored once
+
+
+def test_a_model_that_only_the_hub_has_is_refused_while_it_is_away(tmp_path):
+    settings = Settings(home=tmp_path, offline=True)
+    with pytest.raises(ModelUnavailable, match="no/such is not on this machine"):
+        sources.obtainable(catalogue.model("no/such", settings), settings)
+    sources.obtainable(catalogue.model("smollm2-135m", settings), settings)  # a wheel may bring it

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from playground.results.runs import Filing
 from playground.settings import ASSETS, Settings
 from playground.ui import build, theme
 from playground.ui.components import charts, markup, passages, run_card, technique_map
-from playground.ui.tabs import compare, runs, start
+from playground.ui.tabs import compare, lora, runs, start
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = '<img src=x onerror="alert(1)">{{value}}${1+1}`'
@@ -32,7 +33,7 @@ def page(session):
     return build.page(session)
 
 
-def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support-desk"):
+def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support-desk", curve=()):
     """A finished run with two test answers, through the real store."""
     filing = Filing(
         key=f"{method}-{group}-{quality}",
@@ -58,7 +59,8 @@ def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support
         )
         for n in range(2)
     ]
-    session.store.append(run.id, [*answers, Event.metric("quality", quality), Event.metric("n", 2)])
+    losses = [Event.metric("train_loss", loss, step=step) for step, loss in enumerate(curve)]
+    session.store.append(run.id, [*losses, *answers, Event.metric("quality", quality), Event.metric("n", 2)])
     session.store.finish(run.id, "done")
     return session.store.get(run.id)
 
@@ -192,3 +194,52 @@ def test_wrong_test_items_are_refused(typed):
 
     with pytest.raises(InvalidInput, match="whole number"):
         start.limit_of(typed)
+
+
+@pytest.mark.parametrize(
+    ("query", "run", "shown"),
+    [
+        ({}, None, "g1"),
+        ({"run": "1"}, 1, "g1"),
+        ({"run": "99999999999999999999"}, None, "g1"),
+        ({"run": "²"}, None, "g1"),
+        ({"run": "-1"}, None, "g1"),
+        ({"run": "one"}, None, "g1"),
+        ({"group": "older"}, None, "older"),
+        ({"group": "<script>"}, None, "g1"),
+        ({"group": "nonsense"}, None, "g1"),
+    ],
+)
+def test_a_link_with_an_odd_value_opens_the_page_as_without_it(session, query, run, shown):
+    file_run(session, group="older")
+    file_run(session, group="g1")
+    arrived = build._arrive(session, SimpleNamespace(query_params=query))
+    assert (arrived[1], arrived[2]) == (shown, run)
+
+
+def test_gradios_own_queue_looks_seldom_when_idle(page):
+    build.attend(page)
+    assert page._queue.sleep_when_free >= 0.01
+
+
+def test_a_stopped_run_is_no_alarm(session):
+    filing = Filing(
+        key="stopped", method="lora", params={}, model="smollm2-135m", task="support-desk", seed=0, limit=40
+    )
+    run = session.store.submit(filing)
+    session.queue.cancel(run.id)
+    card = run_card.card(session, session.store.get(run.id))
+    assert '<p class="pg-reason pg-cancelled">Stopped by hand.</p>' in card
+    assert "40 of 200 test items" in card
+    assert "pg-bad" not in runs.details(session, run.id)
+
+
+def test_curves_of_the_newest_trained_run_stay_while_another_waits(session):
+    trained = file_run(session, "lora", curve=[1.5, 0.5])
+    assert lora.with_curves(session).id == trained.id
+    waiting = session.store.submit(
+        Filing(key="waits", method="lora", params={}, model="m", task="support-desk", seed=0, limit=None)
+    )
+    assert lora.newest(session).id == waiting.id
+    assert lora.with_curves(session).id == trained.id
+    assert f"Run #{waiting.id} has no curves" in lora.lane(session)

@@ -2,6 +2,7 @@
 
 import time
 
+from playground.data import tasks
 from playground.results.comparison import text
 from playground.results.runs import ACTIVE, Run
 from playground.ui.components.markup import bar, facts, safe
@@ -100,7 +101,7 @@ def when(seconds: float | None) -> str:
 def lane(session: Session, run: Run) -> str:
     """One method's lane in a race."""
     family = session.family(run.method)
-    error = f'<p class="pg-reason">{safe(run.error)}</p>' if run.error and run.status != "done" else ""
+    error = reason(run)
     return (
         f'<article class="pg-lane pg-{run.status}" data-family="{safe(family)}" data-run="{run.id}">'
         f'<div class="pg-lane-name"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
@@ -110,15 +111,21 @@ def lane(session: Session, run: Run) -> str:
     )
 
 
+def reason(run: Run) -> str:
+    """Why a run ended without a result; the one that a person stopped is no alarm."""
+    if not run.error or run.status == "done":
+        return ""
+    return f'<p class="pg-reason pg-{run.status}">{safe(run.error)}</p>'
+
+
 def _after(run: Run) -> str:
     return f"{STATUS[run.status]} after {elapsed(run)}" if run.finished and run.started else ""
 
 
 def card(session: Session, run: Run, actions: bool = True) -> str:
     """A run in the list of runs, with its buttons."""
-    limit = f"first {run.limit} test items" if run.limit else "all test items"
     family = session.family(run.method)
-    error = f'<p class="pg-reason">{safe(run.error)}</p>' if run.error and run.status != "done" else ""
+    error = reason(run)
     progress = (
         bar(share(run), label=doing(run)) + f"<small>{safe(doing(run))}</small>"
         if run.status == "running"
@@ -129,10 +136,18 @@ def card(session: Session, run: Run, actions: bool = True) -> str:
         f'<div class="pg-run-head"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
         f'<span class="pg-muted">#{run.id}</span>{pill(run, session.store.position(run.id))}{result(run)}</div>'
         f'<p class="pg-muted">{safe(session.task_title(run.task))} · {safe(session.model_title(run.model))} · '
-        f"{safe(limit)} · seed {run.seed} · {safe(when(run.created))}"
+        f"{safe(items(session, run))} · seed {run.seed} · {safe(when(run.created))}"
         f"{' · ' + safe(elapsed(run)) if run.started else ''}</p>"
         f"{progress}{error}{buttons(run) if actions else ''}</article>"
     )
+
+
+def items(session: Session, run: Run) -> str:
+    """How many of the task's test items the run answers: "40 of 200 test items"."""
+    known = tasks.tasks(session.settings).get(run.task)
+    if not run.limit:
+        return "all test items"
+    return f"{run.limit} of {known.test} test items" if known else f"{run.limit} test items"
 
 
 def buttons(run: Run) -> str:

@@ -258,7 +258,7 @@ def accuracy(session: Session, task: str, model: str) -> str:
         }
         if newest:
             curves.append(charts.Line(selector, sorted({**dict(zero), **newest}.items()), tone))
-    items = f"the first {most} test items" if most else "all test items"
+    items = f"the same {most} test items, drawn once for all" if most else "all test items"
     return (
         charts.lines(curves, "Examples (k)", "Quality", per_cent=True)
         + f'<p class="pg-muted">On {safe(items)}.</p>'

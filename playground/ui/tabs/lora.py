@@ -148,7 +148,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         **quick,
     )
     guess.click(
-        estimate, inputs_kwargs=inputs, outputs=card, validator=verdict, concurrency_limit=1,
+        estimate, inputs_kwargs=inputs, outputs=card,
+        validator=fields.guard(guess, inputs, card, session.settings), concurrency_limit=1,
         api_visibility="private", show_progress="minimal",
     )  # fmt: skip
     stop.click(shown(halt), None, [problem, live], concurrency_limit=None, **quick)
@@ -169,17 +170,37 @@ def newest(session: Session) -> Run | None:
     return next(iter(running or active[::-1] or session.runs(method="lora", limit=1)), None)
 
 
+def with_curves(session: Session) -> Run | None:
+    """The LoRA run whose curves are shown: the newest one that trains or has trained; a waiting one has none."""
+    run = newest(session)
+    if run is None or _has_curves(session, run) or run.status == "running":
+        return run
+    return next((past for past in session.runs(method="lora", limit=20) if _has_curves(session, past)), None)
+
+
+def _has_curves(session: Session, run: Run) -> bool:
+    return any(
+        event.data["name"] in ("train_loss", "dev_loss") and event.data.get("step") is not None
+        for event in session.store.events(run.id, kinds={"metric"}, limit=50)
+    )
+
+
 def lane(session: Session) -> str:
-    """The run's card."""
+    """The run's card, and which run the curves below it are of where that is another one."""
     run = newest(session)
     if run is None:
         return empty("No training yet", "Press “Start training”: curves and answers appear here as it goes.")
-    return run_card.card(session, run, actions=False)
+    below = with_curves(session)
+    other = ""
+    if below is not None and below.id != run.id:
+        other = f'<p class="pg-muted">Run #{run.id} has no curves; below are those of the newest run that has:</p>'
+        other += run_card.card(session, below, actions=False)
+    return run_card.card(session, run, actions=False) + other
 
 
 def curves_of(session: Session) -> str:
     """Train and dev loss over steps."""
-    run = newest(session)
+    run = with_curves(session)
     if run is None:
         return ""
     points: dict[str, list[tuple[float, float]]] = {"train_loss": [], "dev_loss": []}
@@ -196,7 +217,7 @@ def curves_of(session: Session) -> str:
 
 def samples_of(session: Session) -> str:
     """Answers to the same dev items before, during and after training."""
-    run = newest(session)
+    run = with_curves(session)
     if run is None:
         return ""
     items: dict[str, dict] = {}

@@ -33,6 +33,11 @@ def build(session: Session, known: gr.Textbox) -> None:
                     [], label="Split column", info="Optional: train, dev, test.", min_width=140
                 )
                 group = gr.Dropdown([], label="Group column", info="Optional: scored apart.", min_width=140)
+            sample = gr.Checkbox(
+                False,
+                label=f"Of a longer file, draw {session.settings.max_rows:,} rows at random",
+                elem_id="task-sample",
+            )
             title = gr.Textbox(label="Title", max_lines=1, elem_id="task-title")
             instruction = gr.Textbox(
                 label="Instruction", info="What the model is told. Blank = made from the labels.", lines=2
@@ -44,13 +49,13 @@ def build(session: Session, known: gr.Textbox) -> None:
             problem = gr.HTML(elem_id="task-problem")
             table = gr.HTML(elem_id="task-preview")
 
-    def look(path):
+    def look(path, drawn):
         from playground.data import upload
 
         if not path:
             return "", "", *[gr.update(choices=[], value=None)] * 4
         try:
-            seen = upload.preview(path, session.settings)
+            seen = upload.preview(path, session.settings, sample=drawn)
         except Exception as error:
             return notice(sentence(error), "bad"), "", *[gr.update(choices=[], value=None)] * 4
         every, optional = list(seen.columns), [("None", NONE), *((name, name) for name in seen.columns)]
@@ -63,7 +68,7 @@ def build(session: Session, known: gr.Textbox) -> None:
             gr.update(choices=optional, value=seen.mapping.group or NONE),
         )
 
-    def keep(path, source_name, target_name, split_name, group_name, name, told, answer):
+    def keep(path, source_name, target_name, split_name, group_name, drawn, name, told, answer):
         from playground.data import upload
 
         try:
@@ -77,6 +82,7 @@ def build(session: Session, known: gr.Textbox) -> None:
                 title=name or "",
                 instruction=told or "",
                 answer=KINDS[answer],
+                sample=drawn,
             )
             odd = upload.warnings(made)
             upload.save(made, session.settings)
@@ -88,9 +94,18 @@ def build(session: Session, known: gr.Textbox) -> None:
         return told, ",".join(tasks.tasks(session.settings))
 
     private = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
-    file.change(look, file, [problem, table, source, target, split, group], **private)
+    gr.on(
+        [file.change, sample.change],
+        look,
+        [file, sample],
+        [problem, table, source, target, split, group],
+        **private,
+    )
     save.click(
-        keep, [file, source, target, split, group, title, instruction, kind], [problem, known], **private
+        keep,
+        [file, source, target, split, group, sample, title, instruction, kind],
+        [problem, known],
+        **private,
     )
 
 

@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from playground.data import tasks
 from playground.data.tasks import Document
-from playground.errors import InvalidInput
+from playground.errors import InvalidInput, PlaygroundError, StoreError
 from playground.methods.registry import method
 from playground.results.comparison import text as shown_value
 from playground.ui import form
@@ -19,23 +20,31 @@ from playground.ui.messages import sentence, shown
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import items_field, limit_of
 
+if TYPE_CHECKING:
+    from playground.retrieval.store import Contents
+
 NO_TASK = ""
 INSTRUCTION = (
     "Answer the question briefly, from the passages where there are any. "
     "If you do not know the answer, say that you do not know."
 )
 MOST_TOKENS = 64
+NO_INDEX = empty("No index yet", "Choose documents and build it.")
 
 
-def build(session: Session, known: gr.Textbox) -> None:
-    """Draw the tab."""
+def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
+    """Draw the tab. ``visitor`` holds the browser's own random id, under which its index is kept."""
     technique = method("rag")
     indexes = Indexes(session.settings)
-    indexes.clear_leftovers()
+    indexes.sweep()
     gr.HTML(heading("RAG", technique.summary))
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
-            gr.HTML(heading("Documents", "Text and Markdown. They stay on this server, for you alone.", 3))
+            gr.HTML(
+                heading(
+                    "Documents", "Text and Markdown. They stay on this server, for this browser alone.", 3
+                )
+            )
             source = gr.Dropdown(
                 sources(session),
                 value=first_source(session),
@@ -51,9 +60,7 @@ def build(session: Session, known: gr.Textbox) -> None:
                 make = gr.Button(
                     "Build or update the index", variant="primary", size="md", elem_id="build-index"
                 )
-            index_status = gr.HTML(
-                empty("No index yet", "Choose documents and build it."), elem_id="index-status"
-            )
+            index_status = gr.HTML(NO_INDEX, elem_id="index-status")
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Ask", "With the passages found, and closed-book beside it.", 3))
             model = gr.Dropdown(
@@ -86,8 +93,8 @@ def build(session: Session, known: gr.Textbox) -> None:
         with gr.Row(elem_classes="pg-buttons"):
             measure = gr.Button("Measure", variant="primary", size="md", elem_id="rag-measure")
 
-    def construct(request: gr.Request, **values):
-        yield from build_index(session, indexes, fields, values, request.session_hash)
+    def construct(**values):
+        yield from build_index(session, indexes, fields, values)
 
     def draw(task_id):
         if not task_id:
@@ -96,8 +103,8 @@ def build(session: Session, known: gr.Textbox) -> None:
 
         return random.choice(tasks.task(task_id, session.settings).dev).input
 
-    def answer(request: gr.Request, **values):
-        yield from ask_both(session, indexes, fields, values, request.session_hash)
+    def answer(**values):
+        yield from ask_both(session, indexes, fields, values)
 
     def submit(**values):
         try:
@@ -110,13 +117,14 @@ def build(session: Session, known: gr.Textbox) -> None:
         return notice(f"Run #{run.id} is in the queue; follow it on Compare or Runs.", "good")
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
-    building = {**fields.fields, "files": files, "source": source}
+    visitor.change(lambda id: standing(indexes, id), visitor, index_status, queue=False, **quick)
+    building = {**fields.fields, "files": files, "source": source, "visitor": visitor}
     make.click(
         shown(construct), inputs_kwargs=building, outputs=index_status,
         validator=fields.guard(make, building, index_status, session.settings),
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
-    asking = {**fields.fields, "source": source, "model": model, "question": question}
+    asking = {**fields.fields, "source": source, "model": model, "question": question, "visitor": visitor}
     ask.click(
         shown(answer), inputs_kwargs=asking, outputs=[status, grounded, closed, found],
         validator=fields.guard(ask, asking, status, session.settings),
@@ -146,7 +154,7 @@ def first_source(session: Session) -> str:
     return sources(session)[0][1]
 
 
-def build_index(session: Session, indexes: Indexes, fields: form.Form, values: dict, visitor: str):
+def build_index(session: Session, indexes: Indexes, fields: form.Form, values: dict):
     """Build a visitor's index, or bring it up to date, telling progress as HTML.
 
     Raises:
@@ -158,15 +166,20 @@ def build_index(session: Session, indexes: Indexes, fields: form.Form, values: d
     params = fields.method.Params.parse({name: values[name] for name in fields.fields})
     documents = read(session, values["source"], values["files"])
     wanted = IndexParams(params.chunk_tokens, params.overlap_tokens)
+    visitor = values["visitor"]
+    folder = indexes.folder(visitor)
     yield told("Loading the embedding model", None)
     with session.arbiter.embedder() as embedder:
-        index = indexes.get(visitor)
+        try:
+            index = indexes.get(visitor, embedder)
+        except (InvalidInput, StoreError):  # damaged, or of another embedding model: made anew
+            index = None
         if index is not None and index.params == wanted:
             present = {document.id for document in index.documents()}
             work = index.update(documents, remove=present - {document.id for document in documents})
         else:
-            indexes.forget(visitor)
-            work = Index.build(indexes.folder(visitor), documents, embedder, wanted)
+            indexes.close(visitor)
+            work = Index.build(folder, documents, embedder, wanted)
         while True:
             try:
                 event = next(work)
@@ -186,21 +199,35 @@ def build_index(session: Session, indexes: Indexes, fields: form.Form, values: d
             changes = ", ".join(
                 f"{len(counts[name])} {name}" for name in ("added", "changed", "removed", "unchanged")
             )
+    indexes.sweep()
+    yield notice(f"The index is ready. {changes}".strip(), "good") + described(indexes.contents(visitor))
+
+
+def described(index: "Contents") -> str:
+    """What an index holds."""
     names = "".join(
         f"<li><span>{safe(document.id)}</span><small>{document.chunks} chunks, {document.characters:,} characters</small></li>"
-        for document in index.documents()
+        for document in index.documents
     )
-    yield (
-        notice(f"The index is ready. {changes}".strip(), "good")
-        + facts(
+    return (
+        facts(
             (
-                ("Documents", len(index.documents())),
-                ("Chunks", index.count),
-                ("On disk", shown_value(index.bytes(), "B")),
+                ("Documents", len(index.documents)),
+                ("Chunks", sum(document.chunks for document in index.documents)),
+                ("On disk", shown_value(index.bytes, "B")),
             )
         )
         + f'<details class="pg-documents"><summary>Documents in it</summary><ul>{names}</ul></details>'
     )
+
+
+def standing(indexes: Indexes, visitor: str) -> str:
+    """The index that the visitor built before, if there is one."""
+    try:
+        index = indexes.contents(visitor)
+    except PlaygroundError as error:
+        return notice(str(error), "warn")
+    return notice("Your index from before is still here.", "good") + described(index) if index else NO_INDEX
 
 
 def read(session: Session, source: str, files: list[str] | None) -> list[Document]:
@@ -219,23 +246,27 @@ def read(session: Session, source: str, files: list[str] | None) -> list[Documen
     return documents.distinct([*given, *own])
 
 
-def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict, visitor: str):
+def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict):
     """Search, then stream the grounded and the closed-book answer; citations come at the end."""
     from playground.methods.rag import question as with_passages
     from playground.retrieval.citations import cite
 
     words = checked(values["question"], session.settings)
     params = fields.method.Params.parse({name: values[name] for name in fields.fields})
-    index = indexes.get(visitor)
-    if index is None:
+    visitor = values["visitor"]
+    if indexes.contents(visitor) is None:
         raise InvalidInput("Build the index first: there is nothing to search yet.")
     task = tasks.task(values["source"], session.settings) if values["source"] else None
     system = {"role": "system", "content": task.instruction if task else INSTRUCTION}
     model_id = (values["model"] or "").strip()
     waiting = notice(f"Loading {session.model_title(model_id)} …")
     yield waiting, shown_passages.answer("With passages", ""), shown_passages.answer("Closed-book", ""), ""
-    with session.arbiter.model(model_id) as loaded:
+    with session.arbiter.embedder() as embedder:
+        index = indexes.get(visitor, embedder)
+        if index is None:
+            raise InvalidInput("Build the index first: there is nothing to search yet.")
         found = index.search(words, params.k, params.mode, params.diversity)
+    with session.arbiter.model(model_id) as loaded:
         name = task.input_name if task else "Question"
         prompts = [
             loaded.encode([system, {"role": "user", "content": with_passages(found, words, name)}]),

@@ -109,7 +109,8 @@ def details(session: Session, run_id: int | None) -> str:
     origin = facts((name.replace("_", " "), _plain(value)) for name, value in sorted(run.provenance.items()))
     entries = session.store.events(run.id, kinds={"log"})[-LOG_LINES:]
     log = "\n".join(f"{run_card.when(event.at)}  {event.data.get('text', '')}" for event in entries)
-    error = notice(run.error, "bad") if run.error and run.status != "done" else ""
+    tone = "warn" if run.status in ("cancelled", "interrupted") else "bad"
+    error = notice(run.error, tone) if run.error and run.status != "done" else ""
     return (
         f"{heading(f'Run #{run.id}: {session.title(run.method)}', '', 3)}{run_card.pill(run)}{error}"
         f"<h4>Figures</h4>{figures or '<p class=pg-muted>None yet.</p>'}"

@@ -114,14 +114,13 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
     )  # fmt: skip
 
 
-def items_field() -> gr.Dropdown:
-    """The field for how many test items a run answers."""
-    return gr.Dropdown(
-        [ALL_ITEMS, "20", "50", "100"],
-        value=ALL_ITEMS,
+def items_field() -> gr.Textbox:
+    """The field for how many test items a run answers. No list: typing 5 there and Enter would choose 50."""
+    return gr.Textbox(
+        ALL_ITEMS,
+        max_lines=1,
         label="Test items",
-        info="Fewer are faster and less certain, and the table says so. Any number can be typed.",
-        allow_custom_value=True,
+        info="“All”, or how many. Fewer are faster and less certain, and the table says so.",
     )
 
 
@@ -162,7 +161,7 @@ def race(session: Session, group: str | None) -> str:
             "No race yet", "Choose a task and press “Start the race”. It goes on when you close this page."
         )
     first = runs[0]
-    items = f"first {first.limit} test items" if first.limit else "all test items"
+    items = run_card.items(session, first)
     head = f"{session.task_title(first.task)} · {session.model_title(first.model)} · {items}"
     lanes = "".join(run_card.lane(session, run) for run in runs)
     return f'<p class="pg-muted pg-race-head">{safe(head)}</p><div class="pg-lanes">{lanes}</div>'
