@@ -9,7 +9,6 @@ from pathlib import Path
 from playground.errors import InvalidInput, PlaygroundError
 from playground.starter.presets import PRESETS
 
-
 STAGES = ("vae", "clip", "classifier", "unet")
 
 
@@ -27,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="build the data, train, evaluate; goes on where it stopped")
     train.add_argument("--preset", choices=PRESETS, default="cpu")
-    train.add_argument("--out", type=Path, required=True, help="folder of the finished model and its checkpoint")
+    train.add_argument(
+        "--out", type=Path, required=True, help="folder of the finished model and its checkpoint"
+    )
     train.add_argument("--data", type=Path, help="folder for icon packages (default: OUT/data)")
     train.add_argument("--until", choices=STAGES, default="unet")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 follows the machine's load")

@@ -111,9 +111,7 @@ def fetch(package: Package, folder: Path) -> dict:
             f"{archive.name} is not the pinned archive (its hash differs). Delete it and run again."
         )
     with tarfile.open(archive) as tar:
-        return {
-            name: json.load(tar.extractfile(f"package/{name}.json")) for name in ("icons", "metadata")
-        }
+        return {name: json.load(tar.extractfile(f"package/{name}.json")) for name in ("icons", "metadata")}
 
 
 def draw(data: Mapping, icon: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -37,7 +38,8 @@ def join() -> None:
     they wait for each other once a step, not once an operation.
     """
     if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
+        # A long time-out: a paused process is waited for, not given up.
+        torch.distributed.init_process_group("gloo", timeout=timedelta(hours=12))
 
 
 def rank() -> int:
@@ -48,6 +50,16 @@ def rank() -> int:
 def processes() -> int:
     """How many processes train together."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def first_process() -> Iterator[None]:
+    """The first process runs the body before the others do: what it writes, they find."""
+    if rank():
+        torch.distributed.barrier()
+    yield
+    if processes() > 1 and rank() == 0:
+        torch.distributed.barrier()
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
@@ -150,6 +162,9 @@ def optimise(
         )
         beside.replace(path)
 
+    if processes() > 1:
+        for value in network.state_dict().values():
+            torch.distributed.broadcast(value, 0)
     device = next(network.parameters()).device
     running = None
     last_save = last_log = time.monotonic()
@@ -175,7 +190,7 @@ def optimise(
                     mean.copy_(value)
         now = time.monotonic()
         seconds += now - began
-        if step % 20 == 0 or step + 1 == steps:
+        if step % 20 == 0 or step in (start, steps - 1):
             value = loss.item()
             if not math.isfinite(value):
                 raise TrainingDiverged(f"The loss of {stage} became {value} at step {step}.")
@@ -193,7 +208,7 @@ def optimise(
     return (averaged if averaged is not None else network).eval()
 
 
-def seconds_of(stage: str, folder: Path) -> tuple[int, float]:
-    """Steps done and seconds spent by a stage's checkpoint."""
+def progress(stage: str, folder: Path) -> dict:
+    """Steps done by a stage's checkpoint and the seconds of wall time they took."""
     saved = torch.load(folder / f"{stage}.pt", weights_only=True, mmap=True)
-    return saved["step"], saved["seconds"]
+    return {"steps": saved["step"], "seconds": round(saved["seconds"])}

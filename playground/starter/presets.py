@@ -21,8 +21,8 @@ class Preset:
     held_out: float = 0.05
 
     vae_channels: tuple[int, ...] = (24, 48, 64)
-    vae_steps: int = 1500
-    vae_batch: int = 16
+    vae_steps: int = 3000
+    vae_batch: int = 8
     vae_rate: float = 1.5e-3
 
     text_width: int = 128
@@ -35,9 +35,9 @@ class Preset:
 
     unet_channels: tuple[int, ...] = (64, 128, 224)
     unet_layers: int = 1
-    unet_steps: int = 4000
-    unet_batch: int = 64
-    unet_rate: float = 8e-4
+    unet_steps: int = 9000
+    unet_batch: int = 32
+    unet_rate: float = 1e-3
 
     classifier_steps: int = 1500
     classifier_batch: int = 64
@@ -51,23 +51,23 @@ PRESETS = {
     "gpu": Preset(
         "gpu",
         nouns=700,
-        pool=300_000,
+        pool=200_000,
         pairs=0.35,
         places=True,
         vae_channels=(32, 64, 128),
-        vae_steps=6000,
-        vae_batch=64,
+        vae_steps=3000,
+        vae_batch=32,
         text_width=192,
         text_layers=4,
         vision_width=192,
         vision_layers=4,
-        clip_steps=5000,
-        clip_batch=512,
-        unet_channels=(96, 192, 288),
-        unet_steps=18_000,
+        clip_steps=1500,
+        clip_batch=256,
+        unet_channels=(96, 192, 256),
+        unet_steps=12_000,
         unet_batch=512,
-        classifier_steps=6000,
-        classifier_batch=256,
-        minutes="about 20 minutes on one data-centre GPU (not measured yet)",
+        classifier_steps=2000,
+        classifier_batch=128,
+        minutes="meant for about 20 minutes on one data-centre GPU; not measured yet",
     ),
 }

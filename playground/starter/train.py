@@ -1,5 +1,7 @@
 """The stages of the recipe: autoencoder, CLIP, classifier, U-Net; then the pipeline's folder."""
 
+import hashlib
+import json
 import random
 import re
 from collections.abc import Callable
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from playground.starter import compose, networks, world
+from playground.starter import compose, evaluate, networks, world
 from playground.starter.icons import Icons
 from playground.starter.networks import Classifier
-from playground.starter.optimise import Draw, fast, optimise
+from playground.starter.optimise import Draw, fast, first_process, optimise, processes, progress, rank
 from playground.starter.presets import Preset
 
 SHARD = "9MB"
@@ -49,18 +51,17 @@ def agreement(captions: list[str], scenes: list[world.Scene]) -> Tensor:
 
     A caption that leaves out style or colour fits several pictures of a batch.
     """
+    looks = [(frozenset(p.noun for p in scene.objects), scene.style, scene.background) for scene in scenes]
     rows = []
-    for text, own in zip(captions, scenes, strict=True):
+    for number, text in enumerate(captions):
         said = set(re.findall(r"\w+", text))
         styles, colours = said & set(world.STYLES), said & set(world.BACKGROUNDS)
-        nouns = {placed.noun for placed in own.objects}
+        nouns = looks[number][0]
+        plain = not (scenes[number].relation or scenes[number].place)
         rows.append(
             [
-                {placed.noun for placed in other.objects} == nouns
-                and styles <= {other.style}
-                and colours <= {other.background}
-                and (own is other or (not own.relation and not own.place))
-                for other in scenes
+                i == number or (plain and own == nouns and styles <= {style} and colours <= {colour})
+                for i, (own, style, colour) in enumerate(looks)
             ]
         )
     return torch.tensor(rows)
@@ -150,22 +151,30 @@ def encode_pool(
     scenes = compose.scenes(
         icons, preset.pool, rng, pairs=preset.pairs, places=preset.places, loose=preset.loose, without=without
     )
-    path = folder / "pool.pt"
-    if path.is_file():
-        return scenes, torch.load(path, weights_only=True)
-    parts = []
-    for start in range(0, len(scenes), 64):
-        pictures = compose.pictures(icons, scenes[start : start + 64]).to(vae.device)
-        with torch.no_grad(), fast(vae.device):
-            mean = vae.encode(pictures).latent_dist.mean
-        parts.append((mean.float() * vae.config.scaling_factor).half().cpu())
-        if start % 6400 == 0:
-            log(f"encoding scene {start} of {len(scenes)}")
-    latents = torch.cat(parts)
-    beside = path.with_suffix(".part")
-    torch.save(latents, beside)
-    beside.replace(path)
-    return scenes, latents
+    made_of = (
+        preset.pool,
+        preset.pairs,
+        preset.places,
+        preset.loose,
+        sorted(without),
+        icons.nouns,
+        preset.vae_steps,
+    )
+    path = folder / f"pool-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]}.pt"
+    with first_process():
+        if not path.is_file():
+            parts = []
+            for start in range(0, len(scenes), 64):
+                pictures = compose.pictures(icons, scenes[start : start + 64]).to(vae.device)
+                with torch.no_grad(), fast(vae.device):
+                    mean = vae.encode(pictures).latent_dist.mean
+                parts.append((mean.float() * vae.config.scaling_factor).half().cpu())
+                if start % 1600 == 0:
+                    log(f"encoding scene {start} of {len(scenes)}")
+            beside = path.with_suffix(".part")
+            torch.save(torch.cat(parts), beside)
+            beside.replace(path)
+    return scenes, torch.load(path, weights_only=True)
 
 
 def train_unet(
@@ -264,5 +273,21 @@ def train(
     classifier = train_classifier(preset, icons, folder, **options)
     scenes, latents = encode_pool(preset, icons, vae, without, folder, log)
     unet = train_unet(preset, scenes, latents, tokens, clip.text_model, folder, **options)
-    classifier.cpu().save(out / "classifier")
-    export(out, vae.cpu(), clip.cpu(), unet.cpu(), tokens)
+    if rank() == 0:
+        classifier.cpu().save(out / "classifier")
+        recipe = {
+            "preset": preset.name,
+            "machine": evaluate.machine(),
+            "processes": processes(),
+            "stages": {stage: progress(stage, folder) for stage in ("vae", "clip", "classifier", "unet")},
+            "parameters": {
+                name: networks.parameters(network)
+                for name, network in (("unet", unet), ("vae", vae), ("clip", clip))
+            },
+            "pairs": preset.pairs,
+            "names": icons.nouns,
+            "held out": sorted(without),
+            "classifier": evaluate.check_classifier(classifier, icons),
+        }
+        (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+        export(out, vae.cpu(), clip.cpu(), unet.cpu(), tokens)
