@@ -9,7 +9,7 @@ from pathlib import Path
 from playground.errors import InvalidInput, PlaygroundError
 from playground.starter.presets import PRESETS
 
-STAGES = ("vae", "clip", "classifier", "unet")
+STAGES = ("vae", "clip", "classifier", "unet", "decoder")
 
 
 def stage_steps(text: str) -> tuple[str, int]:
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder of the finished model and its checkpoint"
     )
     train.add_argument("--data", type=Path, help="folder for icon packages (default: OUT/data)")
-    train.add_argument("--until", choices=STAGES, default="unet")
+    train.add_argument("--until", choices=(*STAGES, "end"), default="end", help="stop after this stage")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 follows the machine's load")
     train.add_argument("--steps", action="append", default=[], metavar="STAGE=N", type=stage_steps,
                        help="steps of a stage instead of the preset's, e.g. unet=8000; may be repeated")  # fmt: skip
@@ -55,7 +55,7 @@ def run_training(args: argparse.Namespace) -> None:
 
     optimise.join()
     train.train(preset, data, args.out, until=args.until, threads=args.threads, log=log)
-    if args.until == "unet" and not args.no_evaluation and optimise.rank() == 0:
+    if args.until == "end" and not args.no_evaluation and optimise.rank() == 0:
         from playground.starter import card, evaluate
 
         evaluate.evaluate(args.out, log=log)

@@ -67,14 +67,14 @@ def clip(preset: Preset, tokens: CLIPTokenizer) -> CLIPModel:
 
 
 def vae(preset: Preset) -> AutoencoderKL:
-    """An autoencoder with factor 4 and four latent channels."""
+    """An autoencoder with factor 4: 16×16 latents."""
     depth = len(preset.vae_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * depth,
         up_block_types=("UpDecoderBlock2D",) * depth,
         block_out_channels=preset.vae_channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=preset.latent_channels,
         norm_num_groups=8,
         sample_size=SIZE,
     )
@@ -86,8 +86,8 @@ def unet(preset: Preset) -> UNet2DConditionModel:
     lower = len(channels) - 1
     return UNet2DConditionModel(
         sample_size=SIZE // 4,
-        in_channels=4,
-        out_channels=4,
+        in_channels=preset.latent_channels,
+        out_channels=preset.latent_channels,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
         up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
         block_out_channels=channels,

@@ -21,8 +21,10 @@ class Preset:
     held_out: float = 0.05
 
     vae_channels: tuple[int, ...] = (24, 48, 64)
+    latent_channels: int = 8
     vae_steps: int = 3000
     vae_batch: int = 8
+    decoder_steps: int = 1500
     vae_rate: float = 1.5e-3
 
     text_width: int = 128

@@ -20,6 +20,21 @@ from playground.starter.optimise import Draw, fast, first_process, optimise, pro
 from playground.starter.presets import Preset
 
 SHARD = "9MB"
+STAGES = ("vae", "clip", "classifier", "unet", "decoder")
+
+
+def vae_pictures(preset: Preset, icons: Icons, draw: Draw) -> Tensor:
+    """A batch for the autoencoder: three fifths are pictures of the world, the rest wider."""
+    wide = -(-preset.vae_batch * 2 // 5)
+    known = compose.scenes(icons, preset.vae_batch - wide, draw.python)
+    return torch.cat([compose.anything(icons, wide, draw.python), compose.pictures(icons, known)])
+
+
+def distance(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """How far decoded pictures are from their originals: in values and at edges."""
+    error = decoded - pictures
+    edges = sum(error.diff(dim=axis).abs().mean() for axis in (-1, -2))
+    return error.abs().mean() + error.square().mean() + edges
 
 
 def train_vae(preset: Preset, icons: Icons, folder: Path, **options) -> AutoencoderKL:
@@ -27,13 +42,10 @@ def train_vae(preset: Preset, icons: Icons, folder: Path, **options) -> Autoenco
     vae = networks.vae(preset).to(networks.device())
 
     def loss_of(draw: Draw) -> Tensor:
-        pictures = compose.anything(icons, preset.vae_batch, draw.python).to(vae.device)
+        pictures = vae_pictures(preset, icons, draw).to(vae.device)
         posterior = vae.encode(pictures).latent_dist
-        decoded = vae.decode(posterior.sample()).sample.float()
-        error = decoded - pictures
-        edges = sum((error.diff(dim=axis)).abs().mean() for axis in (-1, -2))
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
-        return error.abs().mean() + error.square().mean() + edges + 2e-4 * divergence
+        return distance(vae.decode(posterior.sample()).sample.float(), pictures) + 2e-4 * divergence
 
     vae = optimise(
         "vae", vae, loss_of, steps=preset.vae_steps, rate=preset.vae_rate, folder=folder, average=0.995, **options
@@ -44,6 +56,26 @@ def train_vae(preset: Preset, icons: Icons, folder: Path, **options) -> Autoenco
         latents = torch.cat([vae.encode(part.to(vae.device)).latent_dist.mean for part in sample.split(32)])
     vae.register_to_config(scaling_factor=round(1 / latents.float().std().item(), 5))
     return vae
+
+
+def train_decoder(preset: Preset, icons: Icons, vae: AutoencoderKL, folder: Path, **options) -> AutoencoderKL:
+    """The decoder further, under the encoder as it is: sharper pictures from the same latents.
+
+    It needs no U-Net, and the U-Net does not need it, so it can run while the U-Net trains.
+    """
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+
+    def loss_of(draw: Draw) -> Tensor:
+        pictures = vae_pictures(preset, icons, draw).to(vae.device)
+        with torch.no_grad():
+            latents = vae.encode(pictures).latent_dist.sample()
+        return distance(vae.decode(latents).sample.float(), pictures)
+
+    return networks.frozen(
+        optimise("decoder", vae, loss_of, steps=preset.decoder_steps, rate=preset.vae_rate, folder=folder,
+                 average=0.995, **options)
+    )  # fmt: skip
 
 
 def agreement(captions: list[str], scenes: list[world.Scene]) -> Tensor:
@@ -146,7 +178,7 @@ def train_classifier(preset: Preset, icons: Icons, folder: Path, **options) -> C
 def encode_pool(
     preset: Preset, icons: Icons, vae: AutoencoderKL, without: frozenset, folder: Path, log: Callable = print
 ) -> tuple[list[world.Scene], Tensor]:
-    """The U-Net's scenes and their scaled latents, float16 (scenes, 4, 16, 16), encoded once and kept."""
+    """The U-Net's scenes and their scaled latents, float16 (scenes, channels, 16, 16), encoded once and kept."""
     rng = random.Random(3)
     scenes = compose.scenes(
         icons, preset.pool, rng, pairs=preset.pairs, places=preset.places, loose=preset.loose, without=without
@@ -244,7 +276,7 @@ def train(
     icons: Icons,
     out: Path,
     *,
-    until: str = "unet",
+    until: str = "end",
     log: Callable[[str], None] = print,
     threads: int = 0,
     save_seconds: float = 60.0,
@@ -252,7 +284,7 @@ def train(
     """All stages, each going on from its checkpoint in ``out/checkpoint``, then the export to ``out``.
 
     Args:
-        until: "vae", "clip", "classifier" or "unet": the last stage to run; only the last one exports.
+        until: one of STAGES, to run that one alone (after the autoencoder where it needs it), or "end".
     """
     folder = out / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,19 +299,24 @@ def train(
         train_clip(preset, icons, tokens, without, folder, **options)
         return
     vae = train_vae(preset, icons, folder, **options)
-    if until == "vae":
+    if until == "decoder":
+        train_decoder(preset, icons, vae, folder, **options)
+    if until in ("vae", "decoder"):
         return
     clip = train_clip(preset, icons, tokens, without, folder, **options)
-    classifier = train_classifier(preset, icons, folder, **options)
     scenes, latents = encode_pool(preset, icons, vae, without, folder, log)
     unet = train_unet(preset, scenes, latents, tokens, clip.text_model, folder, **options)
+    if until == "unet":
+        return
+    vae = train_decoder(preset, icons, vae, folder, **options)
+    classifier = train_classifier(preset, icons, folder, **options)
     if rank() == 0:
         classifier.cpu().save(out / "classifier")
         recipe = {
             "preset": preset.name,
             "machine": evaluate.machine(),
             "processes": processes(),
-            "stages": {stage: progress(stage, folder) for stage in ("vae", "clip", "classifier", "unet")},
+            "stages": {stage: progress(stage, folder) for stage in STAGES},
             "parameters": {
                 name: networks.parameters(network)
                 for name, network in (("unet", unet), ("vae", vae), ("clip", clip))

@@ -16,7 +16,7 @@ from playground.starter.presets import PRESETS, Preset
 
 TINY = Preset(
     "tiny", nouns=4, pool=24, pairs=0.3, places=True, held_out=0.1,
-    vae_channels=(8, 8, 16), vae_steps=4, vae_batch=2,
+    vae_channels=(8, 8, 16), vae_steps=4, vae_batch=2, decoder_steps=2,
     text_width=32, text_layers=1, vision_width=32, vision_layers=1, clip_steps=3, clip_batch=8,
     unet_channels=(32, 32), unet_steps=4, unet_batch=4, classifier_steps=4, classifier_batch=16,
 )  # fmt: skip
