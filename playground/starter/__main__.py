@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 follows the machine's load")
     train.add_argument("--steps", action="append", default=[], metavar="STAGE=N", type=stage_steps,
                        help="steps of a stage instead of the preset's, e.g. unet=8000; may be repeated")  # fmt: skip
+    train.add_argument(
+        "--names", type=int, help="let the U-Net learn the first so many names only; more later"
+    )
     train.add_argument("--no-evaluation", action="store_true")
     for name, text in (("evaluate", "measure a finished model"), ("sheet", "draw its contact sheet")):
         command = commands.add_parser(name, help=text)
@@ -46,6 +49,11 @@ def run_training(args: argparse.Namespace) -> None:
 
     preset = PRESETS[args.preset]
     preset = dataclasses.replace(preset, **dict(args.steps))
+    if args.names is not None:
+        if not 2 <= args.names <= preset.nouns:
+            raise InvalidInput(f"--names must be between 2 and {preset.nouns}.", "names")
+        share = args.names / preset.nouns
+        preset = dataclasses.replace(preset, drawn=args.names, pool=round(preset.pool * share))
     print(f"Preset {preset.name}: {preset.minutes}. It can be stopped and started again.")
     data = icons.build(args.data or args.out / "data", preset.nouns, preset.extra)
 

@@ -94,7 +94,7 @@ def scenes(
     made = []
     for i in range(count):
         noun, style = allowed[i % len(allowed)]
-        colour = colours[(i + i // len(allowed)) % len(colours)]
+        colour = colours[(i % len(allowed) + i // len(allowed)) % len(colours)]
         others = [n for n in by_style[style] if n != noun] if rng.random() < pairs else []
         if others:
             made.append(world.pair(noun, rng.choice(others), style, colour, rng))

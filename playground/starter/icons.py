@@ -82,6 +82,10 @@ class Icons:
         np.savez(beside, nouns=np.array(self.nouns), pixels=self.pixels, extra=self.extra)
         beside.replace(path)
 
+    def first(self, count: int) -> "Icons":
+        """The same with the first ``count`` names only."""
+        return Icons(self.nouns[:count], self.pixels[:count], self.extra)
+
     @classmethod
     def load(cls, path: Path) -> "Icons":
         with np.load(path) as file:

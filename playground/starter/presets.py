@@ -14,6 +14,7 @@ class Preset:
     name: str
     nouns: int
     pool: int
+    drawn: int | None = None  # names that the U-Net learns, the first ones; None for all
     pairs: float = 0.0
     places: bool = False
     loose: float = 1.0  # how much size and place vary
@@ -38,7 +39,7 @@ class Preset:
     unet_channels: tuple[int, ...] = (64, 128, 224)
     unet_layers: int = 1
     unet_steps: int = 9000
-    unet_batch: int = 32
+    unet_batch: int = 16
     unet_rate: float = 1e-3
 
     classifier_steps: int = 1500

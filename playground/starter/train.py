@@ -311,10 +311,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     options = {"log": log, "threads": threads, "save_seconds": save_seconds}
+    drawn = icons.first(preset.drawn or len(icons.nouns))
     without = world.held_out(icons.nouns, preset.held_out)
     tokens = networks.tokenizer(icons.nouns)
     if until == "classifier":
-        train_classifier(preset, icons, folder, **options)
+        train_classifier(preset, drawn, folder, **options)
         return
     if until == "clip":
         train_clip(preset, icons, tokens, without, folder, **options)
@@ -325,12 +326,12 @@ def train(
     if until in ("vae", "decoder"):
         return
     clip = train_clip(preset, icons, tokens, without, folder, **options)
-    scenes, latents = encode_pool(preset, icons, vae, without, folder, log)
+    scenes, latents = encode_pool(preset, drawn, vae, without, folder, log)
     unet = train_unet(preset, scenes, latents, tokens, clip.text_model, folder, **options)
     if until == "unet":
         return
     vae = train_decoder(preset, icons, vae, folder, **options)
-    classifier = train_classifier(preset, icons, folder, **options)
+    classifier = train_classifier(preset, drawn, folder, **options)
     if rank() == 0:
         classifier.cpu().save(out / "classifier")
         recipe = {
@@ -343,9 +344,9 @@ def train(
                 for name, network in (("unet", unet), ("vae", vae), ("clip", clip))
             },
             "pairs": preset.pairs,
-            "names": icons.nouns,
-            "held out": sorted(without),
-            "classifier": evaluate.check_classifier(classifier, icons),
+            "names": drawn.nouns,
+            "held out": sorted(pair for pair in without if pair[0] in drawn.nouns),
+            "classifier": evaluate.check_classifier(classifier, drawn),
         }
         (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         export(out, vae.cpu(), clip.cpu(), unet.cpu(), tokens)
