@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--names", type=int, help="let the U-Net learn the first so many names only; more later"
     )
+    train.add_argument(
+        "--note", default="", help="a sentence for the model card about how this one was trained"
+    )
     train.add_argument("--no-evaluation", action="store_true")
     for name, text in (("evaluate", "measure a finished model"), ("sheet", "draw its contact sheet")):
         command = commands.add_parser(name, help=text)
@@ -62,7 +65,7 @@ def run_training(args: argparse.Namespace) -> None:
             print(line, flush=True)
 
     optimise.join()
-    train.train(preset, data, args.out, until=args.until, threads=args.threads, log=log)
+    train.train(preset, data, args.out, until=args.until, threads=args.threads, note=args.note, log=log)
     if args.until == "end" and not args.no_evaluation and optimise.rank() == 0:
         from playground.starter import card, evaluate
 

@@ -82,6 +82,7 @@ def _training(recipe: dict) -> str:
         f"Preset `{recipe['preset']}`, made with `python -m playground.starter train --preset {recipe['preset']}` "
         f"on: {recipe['machine']}. Parameters: {sizes}.\n\n"
         f"| Stage | Steps | Minutes of wall time |\n|---|---|---|\n{stages}\n"
+        + (f"\n{recipe['note']}\n" if recipe["note"] else "")
     )
 
 

@@ -298,6 +298,7 @@ def train(
     out: Path,
     *,
     until: str = "end",
+    note: str = "",
     log: Callable[[str], None] = print,
     threads: int = 0,
     save_seconds: float = 60.0,
@@ -306,6 +307,7 @@ def train(
 
     Args:
         until: one of STAGES, to run that one alone (after the autoencoder where it needs it), or "end".
+        note: a sentence for the model card.
     """
     folder = out / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
@@ -338,6 +340,7 @@ def train(
             "preset": preset.name,
             "machine": evaluate.machine(),
             "processes": processes(),
+            "note": note,
             "stages": {stage: progress(stage, folder) for stage in STAGES},
             "parameters": {
                 name: networks.parameters(network)
