@@ -263,7 +263,7 @@ def train_unet(
 
     return networks.frozen(
         optimise("unet", unet, loss_of, steps=preset.unet_steps, rate=preset.unet_rate, folder=folder,
-                 average=0.999, **options)
+                 average=0.995, **options)
     )  # fmt: skip
 
 
