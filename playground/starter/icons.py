@@ -79,7 +79,7 @@ class Icons:
     def save(self, path: Path) -> None:
         """Write one .npz; an interrupted write leaves no file of that name."""
         beside = path.with_suffix(".part.npz")
-        np.savez(beside, nouns=np.array(self.nouns), pixels=self.pixels, extra=self.extra)
+        np.savez_compressed(beside, nouns=np.array(self.nouns), pixels=self.pixels, extra=self.extra)
         beside.replace(path)
 
     def first(self, count: int) -> "Icons":

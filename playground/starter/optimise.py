@@ -184,8 +184,7 @@ def optimise(
         if averaged is not None:
             decay = min(average, (1 + step) / (10 + step))
             with torch.no_grad():
-                for mean, value in zip(averaged.parameters(), network.parameters(), strict=True):
-                    mean.lerp_(value, 1 - decay)
+                torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
                 for mean, value in zip(averaged.buffers(), network.buffers(), strict=True):
                     mean.copy_(value)
         now = time.monotonic()

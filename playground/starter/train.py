@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from playground.starter import compose, evaluate, networks, world
+from playground.starter import colour_path, compose, evaluate, networks, world
 from playground.starter.icons import Icons
 from playground.starter.networks import Classifier
 from playground.starter.optimise import Draw, fast, first_process, optimise, processes, progress, rank
@@ -62,7 +62,9 @@ def standardise(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 def train_vae(preset: Preset, icons: Icons, folder: Path, **options) -> AutoencoderKL:
     """The autoencoder, its latents standardised on the world's own pictures."""
-    vae = networks.vae(preset).to(networks.device())
+    vae = networks.vae(preset)
+    colour_path.lay(vae)
+    vae = vae.to(networks.device())
 
     def loss_of(draw: Draw) -> Tensor:
         pictures = vae_pictures(preset, icons, draw).to(vae.device)

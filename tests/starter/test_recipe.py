@@ -1,5 +1,6 @@
 """The whole recipe on a handful of drawn shapes, in networks too small to learn much."""
 
+import dataclasses
 import json
 import random
 
@@ -9,14 +10,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from playground.errors import ModelUnavailable, TrainingDiverged
-from playground.starter import card, compose, evaluate, networks, optimise, train, world
+from playground.starter import card, colour_path, compose, evaluate, networks, optimise, train, world
 from playground.starter.__main__ import main, stage_steps
 from playground.starter.icons import EDGE, Icons
 from playground.starter.presets import PRESETS, Preset
 
 TINY = Preset(
     "tiny", nouns=4, pool=24, pairs=0.3, places=True, held_out=0.1,
-    vae_channels=(8, 8, 16), vae_steps=4, vae_batch=2, decoder_steps=2,
+    vae_channels=(16, 16, 16), vae_steps=4, vae_batch=2, decoder_steps=2,
     text_width=32, text_layers=1, vision_width=32, vision_layers=1, clip_steps=3, clip_batch=8,
     unet_channels=(32, 32), unet_steps=4, unet_batch=4, classifier_steps=4, classifier_batch=16,
 )  # fmt: skip
@@ -135,6 +136,46 @@ def test_every_word_of_the_world_is_one_token(icons):
     batch = networks.ids(tokens, ["a disc", ""])
     assert batch.shape == (2, networks.TOKENS)
     assert batch[1, 1] == tokens.eos_token_id
+
+
+def test_a_fresh_autoencoder_already_passes_colour_through(icons):
+    pictures = compose.pictures(icons, compose.scenes(icons, 24, random.Random(0)))
+    patches = torch.nn.functional.avg_pool2d(pictures, 4)
+
+    def likeness(vae):
+        with torch.no_grad():
+            latents = vae.eval().encode(pictures).latent_dist.mean
+            decoded = torch.nn.functional.avg_pool2d(vae.decode(latents).sample, 4)
+        return [
+            torch.corrcoef(torch.stack([values[:, colour].flatten(), patches[:, colour].flatten()]))[
+                0, 1
+            ].item()
+            for values in (latents, decoded)
+            for colour in range(3)
+        ]
+
+    torch.manual_seed(0)
+    vae = networks.vae(PRESETS["cpu"])
+    assert min(likeness(vae)) < 0.5
+    colour_path.lay(vae)
+    assert min(likeness(vae)) > 0.9
+
+
+def test_a_colour_path_needs_groups_of_channels():
+    vae = networks.vae(dataclasses.replace(TINY, vae_channels=(8, 8, 8)))
+    with pytest.raises(ValueError, match="groups"):
+        colour_path.lay(vae)
+
+
+def test_standardised_latents_decode_to_the_same_pictures(icons):
+    pictures = compose.pictures(icons, compose.scenes(icons, 16, random.Random(0)))
+    vae = networks.frozen(networks.vae(TINY))
+    before = vae.decode(vae.encode(pictures).latent_dist.mean).sample
+    train.standardise(vae, pictures)
+    latents = vae.encode(pictures).latent_dist.mean
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert latents.std((0, 2, 3)) == pytest.approx(torch.ones(8), abs=1e-2)
+    assert torch.allclose(vae.decode(latents).sample, before, atol=1e-3)
 
 
 def test_a_caption_that_leaves_out_the_style_fits_every_style():
