@@ -58,13 +58,14 @@ def run_training(args: argparse.Namespace) -> None:
         share = args.names / preset.nouns
         preset = dataclasses.replace(preset, drawn=args.names, pool=round(preset.pool * share))
     print(f"Preset {preset.name}: {preset.minutes}. It can be stopped and started again.")
-    data = icons.build(args.data or args.out / "data", preset.nouns, preset.extra)
+    optimise.join()
+    with optimise.first_process():
+        data = icons.build(args.data or args.out / "data", preset.nouns, preset.extra)
 
     def log(line: str) -> None:
         if optimise.rank() == 0:
             print(line, flush=True)
 
-    optimise.join()
     train.train(preset, data, args.out, until=args.until, threads=args.threads, note=args.note, log=log)
     if args.until == "end" and not args.no_evaluation and optimise.rank() == 0:
         from playground.starter import card, evaluate

@@ -23,7 +23,7 @@ class Preset:
 
     vae_channels: tuple[int, ...] = (24, 48, 64)
     latent_channels: int = 8
-    vae_steps: int = 3000
+    vae_steps: int = 4000
     vae_batch: int = 8
     decoder_steps: int = 1500
     vae_rate: float = 1.5e-3
@@ -38,7 +38,7 @@ class Preset:
 
     unet_channels: tuple[int, ...] = (64, 128, 224)
     unet_layers: int = 1
-    unet_steps: int = 9000
+    unet_steps: int = 16_000
     unet_batch: int = 16
     unet_rate: float = 1e-3
 
@@ -50,7 +50,7 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset("cpu", nouns=120, pool=5_472, loose=0.0, minutes="two to three hours on two idle cores"),
+    "cpu": Preset("cpu", nouns=120, pool=5_472, loose=0.0, minutes="estimated at two to three hours on two idle cores"),
     "gpu": Preset(
         "gpu",
         nouns=700,

@@ -233,6 +233,8 @@ def test_the_command_line_says_what_is_missing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--out", str(tmp_path), "--steps", "unet=0"])
     assert "STAGE=N" in capsys.readouterr().err
+    assert main(["train", "--out", str(tmp_path), "--names", "1"]) == 2
+    assert "between 2 and 120" in capsys.readouterr().err
 
 
 def test_presets_name_sizes_that_the_networks_accept():
