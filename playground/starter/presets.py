@@ -50,7 +50,9 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset("cpu", nouns=120, pool=5_472, loose=0.0, minutes="estimated at two to three hours on two idle cores"),
+    "cpu": Preset(
+        "cpu", nouns=120, pool=5_472, loose=0.0, minutes="estimated at two to three hours on two idle cores"
+    ),
     "gpu": Preset(
         "gpu",
         nouns=700,
