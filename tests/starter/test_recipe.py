@@ -1,0 +1,245 @@
+"""The whole recipe on a handful of drawn shapes, in networks too small to learn much."""
+
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from playground.errors import ModelUnavailable, TrainingDiverged
+from playground.starter import card, colour_path, compose, evaluate, networks, optimise, train, world
+from playground.starter.__main__ import main, stage_steps
+from playground.starter.icons import EDGE, Icons
+from playground.starter.presets import PRESETS, Preset
+
+TINY = Preset(
+    "tiny", nouns=4, pool=24, pairs=0.3, places=True, held_out=0.1,
+    vae_channels=(16, 16, 16), vae_steps=4, vae_batch=2, decoder_steps=2,
+    text_width=32, text_layers=1, vision_width=32, vision_layers=1, clip_steps=3, clip_batch=8,
+    unet_channels=(32, 32), unet_steps=4, unet_batch=4, classifier_steps=4, classifier_batch=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def icons():
+    fills = ("red", "green", "blue", "gold")
+    pixels = []
+    for shape in range(4):
+        row = []
+        for style in range(4):
+            image = Image.new("RGBA", (EDGE, EDGE))
+            pen = ImageDraw.Draw(image)
+            box = (10, 10 + 8 * style, EDGE - 10, EDGE - 10)
+            (pen.ellipse, pen.rectangle, pen.rounded_rectangle, pen.chord)[shape](
+                box, **({"start": 0, "end": 200} if shape == 3 else {}), fill=fills[shape], outline="black"
+            )
+            row.append(np.asarray(image).transpose(2, 0, 1))
+        pixels.append(row)
+    pixels = np.array(pixels)
+    return Icons(["disc", "box", "apple", "bowl"], pixels, pixels[0])
+
+
+@pytest.fixture(scope="module")
+def trained(icons, tmp_path_factory):
+    out = tmp_path_factory.mktemp("starter")
+    train.train(TINY, icons, out, threads=1, log=lambda line: None)
+    evaluate.evaluate(out, count=4, log=lambda line: None)
+    evaluate.sheet(out, columns=2, rows=2)
+    card.write(out)
+    return out
+
+
+def test_the_recipe_ends_in_a_pipeline_that_plain_diffusers_loads(trained):
+    pipeline = evaluate.load(trained)
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    assert type(pipeline.unet).__name__ == "UNet2DConditionModel"
+    assert type(pipeline.vae).__name__ == "AutoencoderKL"
+    assert type(pipeline.text_encoder).__name__ == "CLIPTextModel"
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_the_text_tower_of_clip_is_the_pipeline_s(trained):
+    from transformers import CLIPModel
+
+    clip = CLIPModel.from_pretrained(trained / "clip")
+    own = evaluate.load(trained).text_encoder.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in clip.text_model.state_dict().items())
+
+
+def test_measurements_and_card_are_written(trained):
+    result = json.loads((trained / "evaluation.json").read_text())
+    assert result["guidance"] in evaluate.GUIDANCES
+    assert result["seen pairs"]["pictures"] == 4
+    assert result["two objects"]["pictures"] == 4
+    text = (trained / "README.md").read_text()
+    assert "disc, box, apple, bowl" in text
+    assert all(part in text for part in ("Noto Emoji", "CC-BY-4.0", "Apache-2.0", "MIT"))
+    assert "Twitter" in (trained / "NOTICE").read_text()
+    with Image.open(trained / "sheet.png") as sheet:
+        assert sheet.size == (132, 152)
+
+
+def test_a_finished_stage_is_not_trained_again(trained, icons):
+    before = (trained / "checkpoint/vae.pt").stat().st_mtime_ns
+    train.train_vae(TINY, icons, trained / "checkpoint", threads=1, log=lambda line: None)
+    assert (trained / "checkpoint/vae.pt").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
+    def run(folder, stop_at=None):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(3, 1)
+        steps = []
+
+        def loss_of(draw):
+            steps.append(draw)
+            if len(steps) - 1 == stop_at:
+                raise KeyboardInterrupt
+            return network(torch.randn(5, 3, generator=draw.torch)).square().mean()
+
+        folder.mkdir(exist_ok=True)
+        return optimise.optimise("x", network, loss_of, steps=10, rate=0.1, folder=folder, average=0.9,
+                                 save_seconds=0, threads=1, log=lambda line: None)  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", stop_at=6)
+    assert optimise.progress("x", tmp_path / "parts")["steps"] == 6
+    resumed = run(tmp_path / "parts")
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(TrainingDiverged, match="step 0"):
+        optimise.optimise("x", network, lambda draw: network(torch.ones(1, 1)).sum() * float("nan"),
+                          steps=2, rate=0.1, folder=tmp_path, threads=1)  # fmt: skip
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing():
+    rates = [optimise.rate_at(step, 1000, 1.0) for step in range(1000)]
+    assert rates[0] == 0.01
+    assert set(rates[100:700]) == {1.0}
+    assert rates[-1] == pytest.approx(0.004)
+
+
+def test_every_word_of_the_world_is_one_token(icons):
+    tokens = networks.tokenizer(icons.nouns)
+    assert tokens.tokenize("an apple on a purple background, glossy style") == [
+        f"{word}</w>" for word in ("an", "apple", "on", "a", "purple", "background", ",", "glossy", "style")
+    ]
+    assert len(tokens.tokenize("zqxj")) > 1
+    batch = networks.ids(tokens, ["a disc", ""])
+    assert batch.shape == (2, networks.TOKENS)
+    assert batch[1, 1] == tokens.eos_token_id
+
+
+def test_a_fresh_autoencoder_already_passes_colour_through(icons):
+    pictures = compose.pictures(icons, compose.scenes(icons, 24, random.Random(0)))
+    patches = torch.nn.functional.avg_pool2d(pictures, 4)
+
+    def likeness(vae):
+        with torch.no_grad():
+            latents = vae.eval().encode(pictures).latent_dist.mean
+            decoded = torch.nn.functional.avg_pool2d(vae.decode(latents).sample, 4)
+        return [
+            torch.corrcoef(torch.stack([values[:, colour].flatten(), patches[:, colour].flatten()]))[
+                0, 1
+            ].item()
+            for values in (latents, decoded)
+            for colour in range(3)
+        ]
+
+    torch.manual_seed(0)
+    vae = networks.vae(PRESETS["cpu"])
+    assert min(likeness(vae)) < 0.5
+    colour_path.lay(vae)
+    assert min(likeness(vae)) > 0.9
+
+
+def test_a_colour_path_needs_groups_of_channels():
+    vae = networks.vae(dataclasses.replace(TINY, vae_channels=(8, 8, 8)))
+    with pytest.raises(ValueError, match="groups"):
+        colour_path.lay(vae)
+
+
+def test_standardised_latents_decode_to_the_same_pictures(icons):
+    pictures = compose.pictures(icons, compose.scenes(icons, 16, random.Random(0)))
+    vae = networks.frozen(networks.vae(TINY))
+    before = vae.decode(vae.encode(pictures).latent_dist.mean).sample
+    train.standardise(vae, pictures)
+    latents = vae.encode(pictures).latent_dist.mean
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+    assert latents.std((0, 2, 3)) == pytest.approx(torch.ones(8), abs=1e-2)
+    assert torch.allclose(vae.decode(latents).sample, before, atol=1e-3)
+
+
+def test_a_caption_that_leaves_out_the_style_fits_every_style():
+    def scene(style, colour):
+        return world.Scene(colour, (world.Placed("cat", style, 0.8),))
+
+    scenes = [scene("noto", "red"), scene("flat", "red"), scene("flat", "blue")]
+    fits = train.agreement(["a cat on red", "a cat, flat style", "a cat, flat style on blue"], scenes)
+    assert fits.tolist() == [[True, True, False], [False, True, True], [False, False, True]]
+
+
+def test_held_out_pairs_are_never_composed(icons):
+    without = frozenset({("disc", "flat"), ("box", "noto")})
+    scenes = compose.scenes(icons, 200, random.Random(0), pairs=0.5, without=without)
+    drawn = {(placed.noun, placed.style) for scene in scenes for placed in scene.objects}
+    assert not drawn & without
+    assert len(drawn) == 14
+
+
+def test_backgrounds_are_recognised_by_their_rim(icons):
+    scenes = [world.Scene(colour, (world.Placed("disc", "flat", 0.86),)) for colour in world.BACKGROUNDS]
+    pictures = compose.pictures(icons, scenes)
+    assert [evaluate.background_of(picture) for picture in pictures] == list(world.BACKGROUNDS)
+
+
+def test_two_objects_are_scored_by_side():
+    class Sees:
+        names, styles = ("cat", "dog"), ("flat",)
+
+        def __call__(self, pictures):
+            bright = pictures.mean((1, 2, 3)) > 0
+            return torch.stack([bright.float(), 1 - bright.float()], 1), torch.zeros(len(pictures), 1)
+
+    picture = torch.full((1, 3, 64, 64), -1.0)
+    picture[..., :32] = 1
+    cat, dog = world.Placed("cat", "flat", 0.4), world.Placed("dog", "flat", 0.4)
+    right = world.Scene("red", (cat, dog), "left")
+    wrong = world.Scene("red", (cat, dog), "right")
+    assert evaluate.score_pairs(Sees(), [right], picture)["both names, right sides"] == 1
+    assert evaluate.score_pairs(Sees(), [wrong], picture) == {
+        "pictures": 1, "both names": 1.0, "both names, right sides": 0.0
+    }  # fmt: skip
+
+
+def test_wilson_interval():
+    assert evaluate.interval(90, 100) == pytest.approx([0.8256, 0.9448], abs=1e-3)
+
+
+def test_the_command_line_says_what_is_missing(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path)]) == 1
+    assert "no finished model" in capsys.readouterr().err
+    with pytest.raises(ModelUnavailable):
+        evaluate.load(tmp_path)
+    assert stage_steps("unet=50") == ("unet_steps", 50)
+    with pytest.raises(SystemExit):
+        main(["train", "--out", str(tmp_path), "--steps", "unet=0"])
+    assert "STAGE=N" in capsys.readouterr().err
+    assert main(["train", "--out", str(tmp_path), "--names", "1"]) == 2
+    assert "between 2 and 120" in capsys.readouterr().err
+
+
+def test_presets_name_sizes_that_the_networks_accept():
+    for preset in PRESETS.values():
+        with torch.device("meta"):
+            unet, vae = networks.unet(preset), networks.vae(preset)
+        weights = 2 * (networks.parameters(unet) + networks.parameters(vae))
+        assert weights < 54e6
