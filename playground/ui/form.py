@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.base import Component
+from gradio.events import Dependency
 
 from playground.data import tasks
 from playground.errors import InvalidInput
@@ -58,21 +59,22 @@ class Form:
 
     def guard(
         self, button: gr.Button, inputs: dict[str, Component], problem: gr.HTML, settings: Settings
-    ) -> Callable[..., list[dict[str, Any]]]:
+    ) -> tuple[Dependency, Callable[..., list[dict[str, Any]]]]:
         """Say beside the button, too, what is wrong: the field may be out of sight.
 
-        Returns: the ``validator=`` for the button's own action.
+        Returns: the event after which the button's own action comes (``.then``: any later answer
+        would clear the mark at the field), and that action's ``validator=``.
         """
 
         def tell(**values):
             error = self.wrong(values, settings)
             return notice(str(error), "bad") if error else gr.skip()
 
-        button.click(
+        told = button.click(
             tell, inputs_kwargs=inputs, outputs=problem,
             api_visibility="private", show_progress="hidden", queue=False,
         )  # fmt: skip
-        return lambda **values: self.verdicts(values, settings, list(inputs))
+        return told, lambda **values: self.verdicts(values, settings, list(inputs))
 
 
 def build(method: Method, skip: Sequence[str] = ()) -> Form:

@@ -130,8 +130,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         return live_runs(session), accuracy(session, task_id, model_id)
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
-    verdict = fields.guard(load, choosing, status, session.settings)
-    load.click(
+    told, verdict = fields.guard(load, choosing, status, session.settings)
+    told.then(
         shown(fill), inputs_kwargs=choosing, outputs=examples, validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
@@ -148,9 +148,10 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         concurrency_id=INFERENCE, concurrency_limit=1,
     )  # fmt: skip
     measuring = {**choosing, "model": model, "limit": limit}
-    measure.click(
+    told, verdict = fields.guard(measure, measuring, problem, session.settings)
+    told.then(
         submit, inputs_kwargs=measuring, outputs=[problem, live], concurrency_limit=None,
-        validator=fields.guard(measure, measuring, problem, session.settings), **quick,
+        validator=verdict, **quick,
     )  # fmt: skip
     gr.on(
         [pulse.change, task.change, model.change], refresh, [task, model], [live, plot], queue=False, **quick

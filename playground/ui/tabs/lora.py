@@ -138,8 +138,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
                 switch(loaded, True)
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
-    verdict = fields.guard(begin, inputs, problem, session.settings)
-    begin.click(
+    told, verdict = fields.guard(begin, inputs, problem, session.settings)
+    told.then(
         start,
         inputs_kwargs=inputs,
         outputs=[problem, live],
@@ -147,9 +147,9 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         concurrency_limit=None,
         **quick,
     )
-    guess.click(
-        estimate, inputs_kwargs=inputs, outputs=card,
-        validator=fields.guard(guess, inputs, card, session.settings), concurrency_limit=1,
+    told, verdict = fields.guard(guess, inputs, card, session.settings)
+    told.then(
+        estimate, inputs_kwargs=inputs, outputs=card, validator=verdict, concurrency_limit=1,
         api_visibility="private", show_progress="minimal",
     )  # fmt: skip
     stop.click(shown(halt), None, [problem, live], concurrency_limit=None, **quick)

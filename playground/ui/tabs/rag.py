@@ -119,22 +119,25 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
     quick = {"api_visibility": "private", "show_progress": "hidden"}
     visitor.change(lambda id: standing(indexes, id), visitor, index_status, queue=False, **quick)
     building = {**fields.fields, "files": files, "source": source, "visitor": visitor}
-    make.click(
+    told, verdict = fields.guard(make, building, index_status, session.settings)
+    told.then(
         shown(construct), inputs_kwargs=building, outputs=index_status,
-        validator=fields.guard(make, building, index_status, session.settings),
+        validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     asking = {**fields.fields, "source": source, "model": model, "question": question, "visitor": visitor}
-    ask.click(
+    told, verdict = fields.guard(ask, asking, status, session.settings)
+    told.then(
         shown(answer), inputs_kwargs=asking, outputs=[status, grounded, closed, found],
-        validator=fields.guard(ask, asking, status, session.settings),
+        validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     other.click(shown(draw), source, question, queue=False, **quick)
     measuring = {**fields.fields, "task": task, "model": model, "limit": limit}
-    measure.click(
+    told, verdict = fields.guard(measure, measuring, problem, session.settings)
+    told.then(
         submit, inputs_kwargs=measuring, outputs=problem, concurrency_limit=None,
-        validator=fields.guard(measure, measuring, problem, session.settings), **quick,
+        validator=verdict, **quick,
     )  # fmt: skip
     known.change(
         lambda: (gr.update(choices=session.task_choices()), gr.update(choices=sources(session))),
