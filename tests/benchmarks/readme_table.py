@@ -32,8 +32,11 @@ def _line(row: dict) -> str:
 
 
 def race() -> str:
-    """The rows of the recorded race as a Markdown table."""
-    body = json.loads((RESULTS / "race.json").read_text(encoding="utf-8"))
+    """The rows of the recorded race as a Markdown table; "" where none was recorded."""
+    path = RESULTS / "race.json"
+    if not path.is_file():
+        return ""
+    body = json.loads(path.read_text(encoding="utf-8"))
     lines = [
         "| Method | Quality (95 % interval) | Adapt | Peak memory, adapting | Stored | Prompt | Query, p50 |",
         "|---|--:|--:|--:|--:|--:|--:|",
