@@ -159,6 +159,8 @@ def test_ctrl_c_stops_the_run(settings, store, world, eventually, number, expect
         env=environment,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # a shell's background job ignores it, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     run = eventually(lambda: next((run for run in store.list() if run.progress), None))
     start = time.monotonic()

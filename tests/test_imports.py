@@ -33,11 +33,12 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "jobs": ({"jobs", "methods", "results", "data"} | LIGHT_MODELS, WORK),
     "ui": ({"ui", "jobs", "results", "methods", "data"} | LIGHT_MODELS, WORK),
     "cli": ({"jobs", "results", "methods", "data"} | LIGHT_MODELS, WORK),
+    "starter": ({"starter"}, set()),
     "__main__": ({"cli"}, set()),
 }
 
 # Rooms whose modules may load heavy libraries at the top of a file; others inside functions only.
-HEAVY_ROOMS = {"training", "evaluation", "retrieval", "models"}
+HEAVY_ROOMS = {"training", "evaluation", "retrieval", "models", "starter"}
 LIGHT_MODULES = {"models", "models.catalogue", "models.sources"}
 
 
