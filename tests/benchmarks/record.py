@@ -38,7 +38,7 @@ def record(
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     body = {
-        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "command": " ".join(["python", *map(_short, sys.orig_argv[1:])]),
         "machine": machine(),
         "date": date.today().isoformat(),
         "python": platform.python_version(),
@@ -48,3 +48,7 @@ def record(
     }
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _short(argument: str) -> str:
+    return Path(argument).name if Path(argument).is_absolute() else argument
