@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 
 from playground.errors import PlaygroundError
-from playground.models import catalogue, sources
+from playground.models import sources
 from playground.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,7 @@ class Starter:
 
     def _fetch(self) -> None:
         try:
-            for entry in catalogue.models().values():
-                if entry.starter:
-                    sources.locate(entry, self.settings, self._tell)
+            sources.fetch_starters(self.settings, self._tell)
             self.state = StarterState("The starter model is ready.", ready=True)
         except PlaygroundError as error:
             self.state = StarterState(error=str(error))

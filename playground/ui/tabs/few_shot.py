@@ -15,7 +15,7 @@ from playground.ui.components import charts, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.session import INFERENCE, Session
-from playground.ui.tabs.start import items_field, limit_of
+from playground.ui.tabs.start import items_field, limit_of, task_and_model
 
 TONES = {"first": "three", "random": "one", "nearest": "two"}
 
@@ -27,13 +27,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             with gr.Row(elem_classes="pg-form"):
-                task = gr.Dropdown(
-                    session.task_choices(), value=session.default_task(), label="Task", min_width=200
-                )
-                model = gr.Dropdown(
-                    session.model_choices(), value=session.model_choices()[0][1], label="Model",
-                    allow_custom_value=True, min_width=200,
-                )  # fmt: skip
+                task, model = task_and_model(session)
             fields = form.build(technique)
             with gr.Row(elem_classes="pg-buttons"):
                 load = gr.Button("Load these examples", size="md", elem_id="load-examples")

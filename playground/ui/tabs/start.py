@@ -114,6 +114,14 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
     )  # fmt: skip
 
 
+def task_and_model(session: Session) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """The fields for what is adapted to, and what is adapted."""
+    task = gr.Dropdown(session.task_choices(), value=session.default_task(), label="Task", min_width=200)
+    models = session.model_choices()
+    model = gr.Dropdown(models, value=models[0][1], label="Model", allow_custom_value=True, min_width=200)
+    return task, model
+
+
 def items_field() -> gr.Textbox:
     """The field for how many test items a run answers. No list: typing 5 there and Enter would choose 50."""
     return gr.Textbox(
