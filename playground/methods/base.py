@@ -74,8 +74,12 @@ class Params(BaseModel):
 
     @classmethod
     def fields(cls) -> list[FieldSpec]:
-        """The parameters in the order of their declaration."""
-        return [_spec(name, info) for name, info in cls.model_fields.items()]
+        """The parameters in the order of their declaration, those of the most special class first."""
+        order = {name: 0 for name in cls.model_fields}
+        for depth, parent in enumerate(cls.__mro__):
+            order |= {name: depth for name in getattr(parent, "model_fields", ()) if name in order}
+        names = sorted(cls.model_fields, key=lambda name: order[name])
+        return [_spec(name, cls.model_fields[name]) for name in names]
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "Params":

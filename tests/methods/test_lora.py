@@ -2,130 +2,29 @@
 
 import json
 import pickle
-from dataclasses import dataclass
 
 import pytest
+import tiny
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny import context, language_model, logits, task
+from transformers import LlamaForCausalLM
 
-from playground.data.tasks import Item, Task
 from playground.errors import AdapterError, InvalidParams, RunFailed
-from playground.methods.base import Context
-from playground.methods.lora import LoRA, LoRAParams, switch
-from playground.models.catalogue import Model
-from playground.models.text import LanguageModel
+from playground.methods.lora import LoRA, LoRAParams
 from playground.training import checkpoints
 from playground.training.batches import encode
-
-LABELS = ("north", "south", "east", "west")
-WORDS = ("one", "two", "three", "four", "five", "six", "seven", "red", "green", "blue", "grey")
-SPECIAL = ("<pad>", "<end>", "<system>", "<user>", "<assistant>", "<unk>", "say", "where")
-TEMPLATE = (
-    "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' <end> ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setenv("PLAYGROUND_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def tokenizer():
-    words = {word: at for at, word in enumerate((*SPECIAL, *LABELS, *WORDS))}
-    core = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    core.pre_tokenizer = WhitespaceSplit()
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", model_max_length=128
-    )
-    made.chat_template = TEMPLATE
-    return made
-
-
-def language_model(seed=0, revision="abc", **changes):
-    torch.manual_seed(seed)
-    sizes = {
-        "vocab_size": 32,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "initializer_range": 0.2,
-    }
-    network = LlamaForCausalLM(LlamaConfig(**(sizes | changes))).eval()
-    entry = Model("tiny", "Tiny", "tiny/tiny", "main", "Apache-2.0", 1, "text", 1)
-    cpu = torch.device("cpu")
-    return LanguageModel(network, tokenizer(), entry, cpu, torch.float32, 0.0, revision)
-
-
-def task():
-    colours = dict(zip(("red", "green", "blue", "grey"), LABELS, strict=True))
-    items = [
-        Item(f"{colour}-{word}", f"{word} {colour}", label)
-        for colour, label in colours.items()
-        for word in WORDS[:7]
-    ]
-    return Task(
-        id="colours",
-        title="Colours",
-        summary="",
-        description="",
-        instruction="say where",
-        answer="label",
-        metric="accuracy",
-        train=tuple(item for at, item in enumerate(items) if at % 4),
-        dev=tuple(items[::4]),
-        test=(),
-        labels=LABELS,
-    )
-
-
-@dataclass
-class Tried:
-    adapted: object
-    events: list
-    context: Context
-
 
 PARAMS = LoRAParams(rank=4, alpha=8, learning_rate=2e-2, epochs=12, batch_size=7)
 
 
-def context(folder, **changes):
-    values = {"task": task(), "model": language_model(), "folder": folder, "seed": 0, "embedder": None}
-    return Context(**(values | changes))
-
-
 def adapt(folder, params=PARAMS, **changes):
-    made = context(folder, **changes)
-    generator, events = LoRA().adapt(params, made), []
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as stop:
-            return Tried(stop.value, events, made)
+    return tiny.adapt(LoRA(), params, folder, **changes)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One finished run, for the tests that only read it."""
     return adapt(tmp_path_factory.mktemp("run"))
-
-
-def logits(model):
-    ids = torch.tensor([[2, 6, 7, 1, 3, 12, 19, 1, 4]])
-    with torch.no_grad():
-        return model(input_ids=ids).logits
 
 
 def test_answers_are_learnt(finished):
@@ -169,13 +68,13 @@ def test_saved_reloaded_and_merged_give_the_same_logits(finished):
 def test_adapter_can_be_switched_off_and_on(finished):
     restored = LoRA().restore(PARAMS, context(finished.context.folder)).model
     adapted = logits(restored.model)
-    switch(restored, False)
+    LoRA().switch(restored.model, False)
     torch.testing.assert_close(logits(restored.model), logits(language_model().model))
     assert not torch.allclose(adapted, logits(restored.model), atol=0.1)
-    switch(restored, True)
+    LoRA().switch(restored.model, True)
     torch.testing.assert_close(logits(restored.model), adapted)
     with pytest.raises(AdapterError, match="no adapter"):
-        switch(finished.adapted.model, True)
+        LoRA().switch(finished.adapted.model.model, True)
 
 
 def test_peft_itself_can_load_the_adapter(finished):

@@ -110,7 +110,6 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
 
     def answer(run_id, words):
         from playground.evaluation.text import max_new_tokens
-        from playground.methods.lora import switch
 
         if run_id is None:
             raise InvalidInput("There is no adapter yet. Train one first.")
@@ -125,11 +124,11 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
             try:
                 most = max_new_tokens(chosen, loaded)
                 for texts in side_by_side(
-                    loaded, [ids, ids], most, lambda number: switch(loaded, number == 1)
+                    loaded, [ids, ids], most, lambda number: technique.switch(loaded.model, number == 1)
                 ):
                     yield gr.skip(), texts[0], texts[1]
             finally:
-                switch(loaded, True)
+                technique.switch(loaded.model, True)
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
     told, verdict = fields.guard(begin, inputs, problem, session.settings)

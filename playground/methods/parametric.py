@@ -1,0 +1,290 @@
+"""What all methods that train a text model share: parameters of the training, estimate, run, restore.
+
+A technique adds to it how its trainable part gets into the model (``wrap``), how that is written and
+read (``write``, ``read``), how it is switched off for a comparison (``switch``) and, where that is
+possible, folded into the weights (``merge``).
+"""
+
+from abc import abstractmethod
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from playground.data.tasks import Task
+from playground.errors import InvalidParams, ModelUnavailable
+from playground.events import Event
+from playground.methods.base import Adapted, Context, Method, Params, Prompt, parameter
+from playground.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from playground.models.catalogue import Model
+    from playground.training.estimate import Estimate
+    from playground.training.text import Plan
+
+ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
+SAMPLES = 3  # dev items answered before, during and after training
+
+
+class TrainingParams(Params):
+    """What every training lets one choose."""
+
+    learning_rate: float = parameter(
+        1e-3, "Learning rate", "The highest one; it rises to it and falls again.", minimum=1e-7, maximum=1.0
+    )
+    epochs: int = parameter(5, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
+    batch_size: int = parameter(4, "Batch size", "Examples computed at once.", minimum=1, maximum=256)
+    gradient_accumulation: int = parameter(
+        1, "Gradient accumulation", "Batches added up before one step.", minimum=1, maximum=256, advanced=True
+    )
+    schedule: Literal["cosine", "linear", "constant"] = parameter(
+        "cosine", "Schedule", "How the learning rate falls after the warm-up.", advanced=True
+    )
+    warmup: float = parameter(
+        0.05,
+        "Warm-up",
+        "Share of the steps in which the learning rate rises.",
+        minimum=0,
+        maximum=0.9,
+        step=0.05,
+        advanced=True,
+    )
+    weight_decay: float = parameter(
+        0.0, "Weight decay", "Pulls the trained weights towards zero.", minimum=0, maximum=1, advanced=True
+    )
+    max_length: int = parameter(
+        512,
+        "Maximum length",
+        "Longer examples are left out, in tokens.",
+        minimum=16,
+        maximum=32768,
+        advanced=True,
+    )
+    patience: int = parameter(
+        0,
+        "Patience",
+        "Stop after so many dev evaluations without a lower loss and keep the best weights; 0 = never.",
+        minimum=0,
+        maximum=100,
+        advanced=True,
+    )
+
+
+class Parametric(Method):
+    """A method that trains weights of a text model, its own or added ones."""
+
+    family: ClassVar[str] = "parametric"
+    Params = TrainingParams
+
+    @abstractmethod
+    def wrap(self, params: TrainingParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
+        """The network with a fresh trainable part; only that part requires a gradient.
+
+        Works on PyTorch's meta device, too: ``estimate`` counts on it.
+
+        Raises:
+            InvalidParams: the technique does not fit this network; the message says why.
+        """
+
+    @abstractmethod
+    def write(self, network: "nn.Module", folder: Path) -> None:
+        """Write the trained part of a wrapped network into an empty folder, weights as safetensors."""
+
+    @abstractmethod
+    def read(self, network: "nn.Module", folder: Path) -> None:
+        """Put what ``write`` wrote into a freshly wrapped network.
+
+        Raises:
+            AdapterError: it does not fit the network, or holds numbers that are not finite.
+        """
+
+    @abstractmethod
+    def switch(self, network: "nn.Module", on: bool) -> None:
+        """Let a wrapped network answer with its trained part, or as the base model.
+
+        Raises:
+            AdapterError: that cannot be done with this network.
+        """
+
+    def merge(self, network: "nn.Module") -> "nn.Module":
+        """The wrapped network with the trained part folded into its weights; itself where that cannot be."""
+        return network
+
+    def faster(self, network: "nn.Module", on: bool) -> None:
+        """Switch exact short cuts for training on or off; none by default."""
+
+    def check(self, params: TrainingParams, task: Task) -> None:
+        """Refuse a task with nothing to train on.
+
+        Raises:
+            InvalidParams: the task has no training examples.
+        """
+        if not task.train:
+            raise InvalidParams(
+                f"The task “{task.title}” has no training examples; {self.title} needs some.", "task"
+            )
+
+    def plan(self, params: TrainingParams, seed: int = 0) -> "Plan":
+        """The training plan that the parameters ask for."""
+        from playground.training.text import Plan
+
+        return Plan(
+            epochs=params.epochs,
+            batch_size=params.batch_size,
+            gradient_accumulation=params.gradient_accumulation,
+            learning_rate=params.learning_rate,
+            schedule=params.schedule,
+            warmup=params.warmup,
+            weight_decay=params.weight_decay,
+            max_length=params.max_length,
+            seed=seed,
+            patience=params.patience or None,
+            threads=Settings.from_environment().threads,
+        )
+
+    def estimate(
+        self,
+        params: TrainingParams,
+        task: Task,
+        model: "Model",
+        settings: Settings,
+        *,
+        tokens_per_second: float | None = None,
+    ) -> "Estimate":
+        """What training would take: exact counts, estimated memory and time. Loads no weights.
+
+        Args:
+            tokens_per_second: ``train_tokens_per_second`` of an earlier run with this model here.
+
+        Raises:
+            ModelUnavailable: the model is not on this machine.
+            InvalidParams: the technique does not fit the model.
+        """
+        import torch
+        from transformers import AutoTokenizer
+
+        from playground.models import device, sources
+        from playground.models.text import LanguageModel
+        from playground.training.batches import encode
+        from playground.training.estimate import estimate, skeleton
+
+        if not sources.at_hand(model, settings):
+            raise ModelUnavailable(
+                f"{model.title} is not on this machine yet: it is fetched by its first run."
+            )
+        folder = sources.locate(model, settings)
+        chosen = device.choose(settings)
+        empty = skeleton(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        language_model = LanguageModel(
+            empty, tokenizer, model, torch.device("meta"), chosen.dtype, 0.0, model.revision
+        )
+        return estimate(
+            empty,
+            lambda network: self.wrap(params, network),
+            encode(language_model, task, task.train),
+            self.plan(params),
+            dtype=chosen.dtype,
+            device=chosen.name,
+            tokens_per_second=tokens_per_second,
+        )
+
+    def adapt(self, params: TrainingParams, context: Context) -> Generator[Event, None, Adapted]:
+        """Train, save the result in ``context.folder``/adapter, and merge it for fast answers.
+
+        Raises:
+            TrainingDiverged, OutOfMemory, RunFailed: see playground.training.text.train.
+        """
+        from playground.training import checkpoints
+        from playground.training.measure import directory_bytes
+        from playground.training.saving import clear_leftovers
+
+        folder = context.folder / ADAPTER
+        clear_leftovers(context.folder)
+        if context.resume and folder.exists():
+            yield Event.log("Training was finished before; its result is used.")
+            adapted = self.restore(params, context)
+        else:
+            adapted = yield from self._train(params, context)
+            checkpoints.remove(context.folder)
+        yield Event.artifact(ADAPTER, ADAPTER, directory_bytes(folder))
+        adapted.model.model = self.merge(adapted.model.model)
+        adapted.model.model.eval()
+        yield from _samples(adapted, context.task, "after")
+        return adapted
+
+    def restore(self, params: TrainingParams, context: Context) -> Adapted:
+        """The finished result in the model, not merged: see ``switch``.
+
+        Raises:
+            AdapterError: it is missing, damaged, of another model or other parameters.
+        """
+        from playground.training import adapter_files
+        from playground.training.measure import directory_bytes
+
+        folder = context.folder / ADAPTER
+        adapter_files.verify(folder, self._about(params, context))
+        network = self.wrap(params, context.model.model, context.seed)
+        self.read(network, folder)
+        context.model.model = network.eval()
+        return _adapted(context, directory_bytes(folder))
+
+    def _train(self, params: TrainingParams, context: Context) -> Generator[Event, None, Adapted]:
+        from playground.training import adapter_files
+        from playground.training.batches import encode
+        from playground.training.measure import directory_bytes
+        from playground.training.text import fit, train
+
+        plan = self.plan(params, context.seed)
+        examples, warnings = fit(
+            encode(context.model, context.task, context.task.train), plan.max_length, "training"
+        )
+        yield from warnings
+        dev = [
+            e for e in encode(context.model, context.task, context.task.dev) if len(e.ids) <= plan.max_length
+        ]
+        network = context.model.model = self.wrap(params, context.model.model, context.seed)
+        self.faster(network, True)
+        adapted = _adapted(context, 0)
+        result = yield from train(
+            network,
+            examples,
+            dev,
+            plan,
+            context.folder,
+            resume=context.resume,
+            samples=lambda step: _samples(adapted, context.task, "during" if step else "before", step),
+        )
+        self.faster(network, False)
+        about = self._about(params, context) | {"task": context.task.id, "dev_loss": result.dev_loss}
+        adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(network, folder), about)
+        yield Event.metric("train_loss", result.train_loss)
+        yield Event.metric("dev_loss", result.dev_loss)
+        yield Event.metric("train_tokens_per_second", result.tokens / result.seconds)
+        return _adapted(context, directory_bytes(context.folder / ADAPTER))
+
+    def _about(self, params: TrainingParams, context: Context) -> dict[str, Any]:
+        return {
+            "method": self.id,
+            "model": context.model.entry.id,
+            "revision": context.model.revision,
+            "params": params.model_dump(),
+        }
+
+
+def _adapted(context: Context, stored_bytes: int) -> Adapted:
+    parameters = list(context.model.model.parameters())
+    return Adapted(
+        model=context.model,
+        prompts=lambda inputs: [Prompt(context.task.messages(text)) for text in inputs],
+        stored_bytes=stored_bytes,
+        trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
+        total_parameters=sum(one.numel() for one in parameters),
+    )
+
+
+def _samples(adapted: Adapted, task: Task, stage: str, step: int | None = None) -> Iterable[Event]:
+    from playground.evaluation.text import answer_some
+
+    return answer_some(adapted, task, task.dev[:SAMPLES], stage, step=step)
