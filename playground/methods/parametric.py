@@ -129,6 +129,7 @@ class Parametric(Method):
         """The training plan that the parameters ask for."""
         from playground.training.text import Plan
 
+        settings = Settings.from_environment()
         return Plan(
             epochs=params.epochs,
             batch_size=params.batch_size,
@@ -140,7 +141,8 @@ class Parametric(Method):
             max_length=params.max_length,
             seed=seed,
             patience=params.patience or None,
-            threads=Settings.from_environment().threads,
+            threads=settings.threads,
+            mixed=None if settings.dtype == "auto" else False,
         )
 
     def estimate(

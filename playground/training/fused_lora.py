@@ -6,17 +6,23 @@ part is added into the base layer's result by the matrix product itself.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from playground.training.mixed import product
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """y = x·Wᵀ + b + scaling · (x·Aᵀ)·Bᵀ for x (rows, in), frozen W (out, in) and b (out), A (rank, in), B (out, rank)."""
+    """y = x·Wᵀ + b + scaling · (x·Aᵀ)·Bᵀ for x (rows, in), frozen W (out, in) and b (out), A (rank, in), B (out, rank).
+
+    W may have a shorter type than the rest: the large products are then computed in it.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, down, up, scaling):
         low = x @ down.T
-        result = F.linear(x, weight, bias)
+        result = product(x, weight)
+        if bias is not None:
+            result += bias
         result.addmm_(low, up.T, alpha=scaling)
         ctx.save_for_backward(x, weight, down, up, low)
         ctx.scaling = scaling
@@ -28,7 +34,7 @@ class _LowRankLinear(torch.autograd.Function):
         low_gradient = (gradient @ up).mul_(ctx.scaling)
         x_gradient = None
         if ctx.needs_input_grad[0]:
-            x_gradient = gradient @ weight
+            x_gradient = product(gradient, weight.T)
             x_gradient.addmm_(low_gradient, down)
         up_gradient = (low.T @ gradient).T.mul(ctx.scaling)
         return x_gradient, None, None, low_gradient.T @ x, up_gradient, None
@@ -82,9 +88,9 @@ def _forward(layer):
         if special or torch.is_autocast_enabled(x.device.type):
             return original(layer, x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
-        result = _LowRankLinear.apply(
-            rows, base.weight, base.bias, down.weight, up.weight, layer.scaling[name]
-        )
+        rounded = getattr(base, "rounded", None)
+        weight = base.weight if rounded is None else rounded
+        result = _LowRankLinear.apply(rows, weight, base.bias, down.weight, up.weight, layer.scaling[name])
         return result.view(*x.shape[:-1], -1)
 
     forward.fused = True

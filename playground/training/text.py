@@ -19,7 +19,7 @@ from torch import nn
 
 from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
-from playground.training import checkpoints
+from playground.training import checkpoints, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.measure import calibrate_threads
 from playground.training.saving import clear_leftovers
@@ -34,7 +34,8 @@ class Plan:
     One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
     better dev loss and keeps the best weights; None trains to the end and keeps the last. ``autocast``
-    computes in bfloat16 with float32 weights. ``pack_tokens`` caps the tokens of one forward pass
+    computes in bfloat16 with float32 weights. ``mixed`` multiplies in bfloat16 on a CPU
+    (playground.training.mixed); None = where a timed product shows that it pays. ``pack_tokens`` caps the tokens of one forward pass
     (memory follows it). ``threads``: CPU threads, 0 = time one step and choose, None = leave as set.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     patience: int | None = None
     checkpoint_seconds: float = 30.0
     autocast: bool = False
+    mixed: bool | None = None
     pack_tokens: int = 1024
     threads: int | None = 0
 
@@ -245,6 +247,12 @@ class _Training:
         torch.manual_seed(self.plan.seed)
         self.packed = can_pack(self.model, self.examples, self.dtype)
         yield Event.log(self._layout())
+        with self._products() as layers:
+            if layers:
+                yield Event.log(f"{layers} linear layers multiply in bfloat16, which is faster on this CPU.")
+            return (yield from self._train(resume))
+
+    def _train(self, resume: bool) -> Generator[Event, None, TrainingResult]:
         yield from self._resume() if resume else self._fresh()
         self.model.train()
         if self.plan.threads is not None and self.device.type == "cpu":
@@ -347,6 +355,13 @@ class _Training:
             part.backward()
             loss += part.detach()
         return loss, sum(row.tokens for row in rows)
+
+    def _products(self):
+        """The context in which linear layers multiply in bfloat16; gives how many do."""
+        wanted = mixed.pays(self.device) if self.plan.mixed is None else self.plan.mixed
+        if not wanted or self.plan.autocast or self.dtype != torch.float32:
+            return nullcontext(0)
+        return mixed.half_products(self.model)
 
     def _precision(self):
         if not self.plan.autocast:

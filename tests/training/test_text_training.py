@@ -16,7 +16,9 @@ from playground.training import checkpoints
 from playground.training.batches import Example
 from playground.training.text import Plan, evaluate_loss, fit, train
 
-PLAN = Plan(epochs=6, batch_size=4, learning_rate=3e-3, threads=None, checkpoint_seconds=1e9, evals=3)
+PLAN = Plan(
+    mixed=False, epochs=6, batch_size=4, learning_rate=3e-3, threads=None, checkpoint_seconds=1e9, evals=3
+)
 
 
 def values(events, name):

@@ -1,0 +1,100 @@
+"""Mixed precision on a CPU: the linear layers' products in bfloat16, everything else in float32.
+
+Newer CPUs multiply bfloat16 about twice as fast as float32 (AVX512-BF16, AMX), older ones many times
+slower, so the choice is made by a timed product (``playground.models.device.cpu_speed``). As in
+Micikevicius et al. 2018 (arXiv:1710.03740) the weights that are trained, their gradients and the
+optimiser stay in float32. The output head stays in float32, too: it sees answer tokens only.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from playground.models.device import cpu_speed
+
+HALF = torch.bfloat16
+GAIN = 1.5  # bfloat16 products must be so many times faster
+THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
+
+
+def pays(device: torch.device) -> bool:
+    """Whether this device multiplies bfloat16 so much faster that it is worth the rounding."""
+    return device.type == "cpu" and cpu_speed("bfloat16") > GAIN * cpu_speed("float32")
+
+
+@contextmanager
+def half_products(network: nn.Module) -> Iterator[int]:
+    """Inside the block the network's plain float32 linear layers multiply in bfloat16; gives their number.
+
+    A frozen weight is rounded once and kept beside the original (2 bytes a weight); a trained one is
+    rounded at each pass. The output head, thin trained layers, quantised ones and subclasses stay as they are.
+    """
+    head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
+    layers = [layer for layer in network.modules() if _plain(layer) and layer is not head]
+    for layer in layers:
+        layer.rounded = None if layer.weight.requires_grad else layer.weight.detach().to(HALF)
+        layer.forward = _forward(layer)
+    try:
+        yield len(layers)
+    finally:
+        for layer in layers:
+            del layer.forward, layer.rounded
+
+
+def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x (rows, in) · weightᵀ (in, out), computed in the weight's type, given back in x's."""
+    return F.linear(x.to(weight.dtype), weight).to(x.dtype)
+
+
+def _plain(layer: nn.Module) -> bool:
+    if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32 or "forward" in vars(layer):
+        return False
+    return not layer.weight.requires_grad or min(layer.weight.shape) >= THIN
+
+
+def _forward(layer: nn.Linear):
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        if layer.rounded is None:
+            result = _Trained.apply(rows, layer.weight)
+        else:
+            result = _Frozen.apply(rows, layer.rounded)
+        if layer.bias is not None:
+            result = result + layer.bias
+        return result.view(*x.shape[:-1], -1)
+
+    return forward
+
+
+class _Frozen(torch.autograd.Function):
+    """y = x·Wᵀ with a frozen W (out, in) in bfloat16; x (rows, in), y (rows, out) in float32."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(weight)
+        return product(x, weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (weight,) = ctx.saved_tensors
+        return (gradient.to(HALF) @ weight).to(gradient.dtype), None
+
+
+class _Trained(torch.autograd.Function):
+    """The same with a float32 W that is trained; x is kept in bfloat16 for W's gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        half = x.to(HALF)
+        ctx.save_for_backward(half, weight)
+        return F.linear(half, weight.to(HALF)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        half = gradient.to(HALF)
+        x_gradient = (half @ weight.to(HALF)).to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        return x_gradient, (half.T @ x).to(weight.dtype)
