@@ -21,6 +21,7 @@ BUILT_IN = (
     "playground.methods.zero_shot:ZeroShot",
     "playground.methods.few_shot:FewShot",
     "playground.methods.rag:RAG",
+    "playground.methods.full:Full",
     "playground.methods.lora:LoRA",
 )
 

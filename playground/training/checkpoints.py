@@ -21,6 +21,7 @@ from playground.training.saving import atomic_folder
 FOLDER = "checkpoints"
 BEST = "best"
 KEPT = 2  # the one before last stays, should the last be damaged later
+LARGE = 500_000_000  # bytes; of larger ones only the last is kept
 
 
 @dataclass
@@ -50,8 +51,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def size(model: nn.Module) -> int:
+    """About how many bytes a checkpoint takes: the trained weights and AdamW's two moments of each."""
+    return 3 * sum(parameter.nbytes for parameter in trainable(model).values())
+
+
 def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Write one checkpoint and remove those before the last but one.
+    """Write one checkpoint and remove those before the last but one (large ones: before the last).
 
     Raises:
         RunFailed: the disk is full.
@@ -66,7 +72,7 @@ def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Op
             partial / "tensors.safetensors",
         )
         (partial / "state.json").write_text(json.dumps(state.__dict__))
-    for old in checkpoints(folder)[:-KEPT]:
+    for old in checkpoints(folder)[: -1 if size(model) > LARGE else -KEPT]:
         shutil.rmtree(old)
     return path
 

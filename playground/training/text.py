@@ -21,10 +21,11 @@ from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingD
 from playground.events import Event
 from playground.training import checkpoints, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
-from playground.training.measure import calibrate_threads
+from playground.training.measure import Stopwatch, calibrate_threads
 from playground.training.saving import clear_leftovers
 
 REPORTS = 100  # points of the train-loss curve of a run
+WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writing time without another
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Plan:
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
     better dev loss and keeps the best weights; None trains to the end and keeps the last. ``autocast``
     computes in bfloat16 with float32 weights. ``mixed`` multiplies in bfloat16 on a CPU
-    (playground.training.mixed); None = where a timed product shows that it pays. ``pack_tokens`` caps the tokens of one forward pass
-    (memory follows it). ``threads``: CPU threads, 0 = time one step and choose, None = leave as set.
+    (playground.training.mixed); None = where a timed product shows that it pays. ``pack_tokens`` caps
+    the tokens of one forward pass (memory follows it). ``checkpoint_seconds`` is the shortest time
+    between two checkpoints, longer where they take long to write: writing costs at most a twentieth;
+    0 = one after every step. ``threads``: CPU threads, 0 = time one step and choose, None = leave as set.
     """
 
     epochs: int = 4
@@ -306,21 +309,31 @@ class _Training:
         evaluations = self._eval_steps()
         first, opened = self.state.step, time.perf_counter()
         saved = began = opened
+        pause = self.plan.checkpoint_seconds
         while self.state.step < self.steps and not self.state.stopped_early:
             self._step()
             step = self.state.step
             last, evaluate = step == self.steps, step in evaluations
-            save = last or time.perf_counter() - saved >= self.plan.checkpoint_seconds
+            save = self._last_saves() if last else time.perf_counter() - saved >= pause
             if step % report_every == 0 or evaluate or save:
                 yield from self._report(began)
                 if evaluate:
                     yield from self._look(last)
-                if save or self.state.stopped_early:
-                    checkpoints.save(self.folder, self.state, self.model, self.optimizer)
+                if save or (self.state.stopped_early and self._last_saves()):
+                    with Stopwatch() as writing:
+                        checkpoints.save(self.folder, self.state, self.model, self.optimizer)
                     saved = time.perf_counter()
+                    pause = max(pause, WRITING_PAYS * writing.seconds) if pause else 0.0
                 began = time.perf_counter()
             left = (time.perf_counter() - opened) / (step - first) * (self.steps - step)
             yield Event.progress("adapt", step, self.steps, unit="step", left_seconds=left)
+
+    def _last_saves(self) -> bool:
+        """Whether the last step gets a checkpoint: it is deleted as soon as the result is saved.
+
+        A small one costs nothing and saves the training where the disk is too full for the result.
+        """
+        return checkpoints.size(self.model) <= checkpoints.LARGE
 
     def _look(self, last: bool) -> Generator[Event, None, None]:
         yield from self._evaluate()

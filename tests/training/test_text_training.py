@@ -129,6 +129,32 @@ def test_only_two_checkpoints_are_kept(make_model, make_examples, tmp_path, drai
     assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["step-0000011", "step-0000012"]
 
 
+def test_of_large_checkpoints_one_is_kept_and_the_last_step_has_none(
+    make_model, make_examples, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "LARGE", 1000)
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0)
+    seen = []
+    for event in train(with_lora(make_model()), make_examples(), [], plan, tmp_path):
+        if event.kind == "progress":
+            seen.append([path.name for path in checkpoints.checkpoints(tmp_path)])
+    assert seen[-2:] == [["step-0000011"], ["step-0000011"]] and max(map(len, seen)) == 1
+
+
+def test_slow_writing_makes_checkpoints_rarer(make_model, make_examples, tmp_path, monkeypatch):
+    write, steps = checkpoints.save, []
+
+    def slow(folder, state, model, optimizer):
+        steps.append(state.step)
+        time.sleep(0.05)
+        return write(folder, state, model, optimizer)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=1e-6)
+    list(train(with_lora(make_model()), make_examples(), [], plan, tmp_path))
+    assert steps == [1, 12]  # the next one would be due a second after the first
+
+
 def test_nan_says_the_step_and_the_last_good_checkpoint(make_model, make_examples, tmp_path):
     plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0)
     model = with_lora(make_model())

@@ -1,0 +1,93 @@
+"""Full fine-tuning: every weight of the model is trained, none is added."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from playground.methods.base import parameter
+from playground.methods.parametric import Parametric, TrainingParams
+from playground.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from playground.training.text import Plan
+
+
+class FullParams(TrainingParams):
+    """What full fine-tuning lets one choose."""
+
+    learning_rate: float = parameter(
+        1e-4,
+        "Learning rate",
+        "The highest one. All weights move, so it is far lower than for added ones.",
+        minimum=1e-7,
+        maximum=1.0,
+    )
+    epochs: int = parameter(4, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
+
+
+class Full(Parametric):
+    """Trains all weights in float32; the reference for quality, memory, storage and forgetting.
+
+    A model that is loaded in bfloat16 or float16 is trained in float32 (on bfloat16 devices the layers
+    compute in bfloat16) and stored in the type it came in.
+    """
+
+    id: ClassVar[str] = "full"
+    title: ClassVar[str] = "Full fine-tuning"
+    changes_weights: ClassVar[str] = "Yes, all"
+    summary: ClassVar[str] = (
+        "Trains every weight of the model: the most room to learn, the most memory, and a whole model to store."
+    )
+    training_cost: ClassVar[str] = "High"
+    storage_cost: ClassVar[str] = "High"
+    use_case: ClassVar[str] = "Deep changes of what a model does, with enough data and memory"
+    best_for: ClassVar[str] = "One task of great weight, and as the reference for all other techniques"
+    Params = FullParams
+
+    def plan(self, params: FullParams, seed: int = 0) -> "Plan":
+        """See ``Parametric.plan``; bfloat16 devices compute in bfloat16 with float32 weights."""
+        from dataclasses import replace
+
+        import torch
+
+        from playground.models import device
+
+        reduced = device.choose(Settings.from_environment()).dtype == torch.bfloat16
+        return replace(super().plan(params, seed), autocast=reduced)
+
+    def wrap(self, params: FullParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
+        """See ``Parametric.wrap``."""
+        from playground.training.whole import prepare
+
+        return prepare(network)
+
+    def write(self, network: "nn.Module", folder: Path) -> None:
+        """A plain transformers folder, with the tokenizer where the model was loaded from one that has it."""
+        from playground.training.whole import write
+
+        write(network, folder)
+
+    def read(self, network: "nn.Module", folder: Path) -> None:
+        """See ``Parametric.read``. The base weights are kept beside the trained ones, for ``switch``."""
+        from playground.training.whole import read
+
+        read(network, folder)
+
+    def switch(self, network: "nn.Module", on: bool) -> None:
+        """See ``Parametric.switch``; takes no time, and twice the weights' memory since ``read``."""
+        from playground.training.whole import switch
+
+        switch(network, on)
+
+    def merge(self, network: "nn.Module") -> "nn.Module":
+        """The network itself, plain, in the number type it was loaded in."""
+        from playground.training.whole import plain
+
+        return plain(network)
+
+    def faster(self, network: "nn.Module", on: bool) -> None:
+        """See ``training.whole.sparse_embedding``: the same gradient with less memory traffic."""
+        from playground.training.whole import sparse_embedding
+
+        sparse_embedding(network, on)
