@@ -1,5 +1,7 @@
 """Tiny random models of several families, all with the vocabulary of ``tiny.tokenizer``."""
 
+from copy import deepcopy
+
 import torch
 from tiny import language_model
 from transformers import (
@@ -59,7 +61,7 @@ CONFIGS = {
 def network(name, seed=0, dtype=torch.float32):
     """A random model of that family, ready to answer."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(CONFIGS[name], dtype=dtype).eval()
+    return AutoModelForCausalLM.from_config(deepcopy(CONFIGS[name]), dtype=dtype).eval()
 
 
 def model_of(name, seed=0, dtype=torch.float32):

@@ -23,6 +23,8 @@ BUILT_IN = (
     "playground.methods.rag:RAG",
     "playground.methods.full:Full",
     "playground.methods.lora:LoRA",
+    "playground.methods.bitfit:BitFit",
+    "playground.methods.bottleneck:Bottleneck",
 )
 
 log = logging.getLogger(__name__)

@@ -62,6 +62,23 @@ def verify(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
+def description(path: Path, method: str) -> dict[str, Any]:
+    """What an adapter's own configuration file says, after making sure that it is of that method.
+
+    Raises:
+        AdapterError: it is missing, damaged or of another method.
+    """
+    try:
+        about = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise AdapterError(f"The adapter is incomplete: {path.name} is missing.") from error
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"The adapter cannot be read, it is damaged: {error}") from error
+    if not isinstance(about, dict) or about.get("method") != method:
+        raise AdapterError(f"The adapter's {path.name} is not one of {method}.")
+    return about
+
+
 def tensors(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, after comparing names, shapes and values with what is expected.
 

@@ -1,0 +1,64 @@
+"""Where a causal language model keeps its layers, found by structure instead of by the model's name."""
+
+import inspect
+from dataclasses import dataclass
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from playground.errors import InvalidParams
+
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+FEED_FORWARD = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder layer: its full name, and its attention and feed-forward blocks where it has them."""
+
+    name: str
+    layer: nn.Module
+    attention: nn.Module | None
+    mlp: nn.Module | None
+
+
+def blocks(network: nn.Module) -> list[Block]:
+    """The decoder layers in order: the elements of the longest list of layers that have an attention block.
+
+    Raises:
+        InvalidParams: there is no such list.
+    """
+    lists = [
+        (name, layers)
+        for name, layers in network.named_modules()
+        if isinstance(layers, nn.ModuleList) and any(_child(layer, ATTENTION) for layer in layers)
+    ]
+    if not lists:
+        raise InvalidParams(
+            f"No layers with an attention block ({', '.join(ATTENTION)}) were found in this model "
+            f"({type(network).__name__})."
+        )
+    name, layers = max(lists, key=lambda found: len(found[1]))
+    return [
+        Block(f"{name}.{at}", layer, _child(layer, ATTENTION), _child(layer, FEED_FORWARD))
+        for at, layer in enumerate(layers)
+    ]
+
+
+def linear_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers in a module by name, GPT-2's ``Conv1D`` among them."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+
+
+def width(layer: nn.Module) -> int:
+    """How many numbers a linear layer gives for each token."""
+    return layer.nf if isinstance(layer, Conv1D) else layer.out_features
+
+
+def adds_residual(block: nn.Module) -> bool:
+    """Whether an attention or feed-forward block adds the layer's input to its output by itself (Bloom)."""
+    return "residual" in inspect.signature(block.forward).parameters
+
+
+def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    return next((child for name, child in layer.named_children() if name in names), None)
