@@ -1,10 +1,10 @@
-"""LoRA training against TRL's SFTTrainer: same model, token ids, batch, epochs, adapter, rate and seed.
+"""LoRA and full fine-tuning against TRL's SFTTrainer: same model, token ids, batch, epochs, rate and seed.
 
-``python tests/benchmarks/bench_trl.py [--examples 120] [--epochs 1] [--repeats 3] [--bf16] [--no-record]``
+``python tests/benchmarks/bench_trl.py [--method lora full] [--examples 120] [--epochs 1] [--repeats 3] [--bf16] [--no-record]``
 
 Each trainer runs in a fresh process, in turns. TRL is tuned for the CPU: float32, no gradient
 checkpointing, loss on the completion only, padding to the longest of each batch, no evaluation or
-saving while training. Both adapters' dev loss is taken by the same code. With --bf16 both compute
+saving while training. Ours multiplies in bfloat16 where that pays (playground.training.mixed), never with --float32. The dev loss of both is taken by the same code. With --bf16 both compute
 in bfloat16 autocast, which pays where the processor has it.
 """
 
@@ -22,7 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout is not an installed package
 
 TASK, MODEL = "support-desk", "smollm2-135m"
-RANK, RATE, BATCH, SEED = 8, 1e-3, 4, 0
+RANK, BATCH, SEED = 8, 4, 0
+RATES = {"lora": 1e-3, "full": 1e-4}
+TITLES = {"lora": "LoRA training", "full": "Full fine-tuning"}
 
 
 def prepare(count: int):
@@ -40,20 +42,25 @@ def prepare(count: int):
 
 def ours(model, examples, options, folder: str) -> tuple[Callable[[], None], object]:
     """What trains, and the network that it trains."""
+    from playground.methods.full import Full, FullParams
     from playground.methods.lora import LoRA, LoRAParams
-    from playground.training.fused_lora import fuse
     from playground.training.text import Plan, train
 
-    network = LoRA().wrap(LoRAParams(rank=RANK, alpha=16, dropout=0.0), model.model, SEED)
-    fuse(network)
+    technique, params = {
+        "lora": (LoRA(), LoRAParams(rank=RANK, alpha=16, dropout=0.0)),
+        "full": (Full(), FullParams()),
+    }[options.method[0]]
+    network = technique.wrap(params, model.model, SEED)
+    technique.faster(network, True)
     plan = Plan(
         epochs=options.epochs,
         batch_size=BATCH,
-        learning_rate=RATE,
+        learning_rate=RATES[options.method[0]],
         seed=SEED,
         evals=0,
         threads=options.threads,
         autocast=options.bf16,
+        mixed=False if options.float32 else None,
     )
     return lambda: list(train(network, examples, [], plan, Path(folder))), network
 
@@ -75,7 +82,7 @@ def theirs(model, examples, options, folder: str) -> tuple[Callable[[], None], o
         output_dir=folder,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=BATCH,
-        learning_rate=RATE,
+        learning_rate=RATES[options.method[0]],
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         weight_decay=0.0,
@@ -102,7 +109,7 @@ def theirs(model, examples, options, folder: str) -> tuple[Callable[[], None], o
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=model.tokenizer,
-        peft_config=adapter,
+        peft_config=adapter if options.method == ["lora"] else None,
     )
     return trainer.train, trainer.model
 
@@ -111,6 +118,7 @@ def child(options) -> None:
     """One training in this process; prints what it measured as JSON."""
     import torch
 
+    from playground.training import mixed
     from playground.training.measure import PeakMemory, Stopwatch
     from playground.training.text import evaluate_loss
 
@@ -132,81 +140,87 @@ def child(options) -> None:
         "peak_bytes": memory.bytes,
         "dev_loss_before": before,
         "dev_loss": evaluate_loss(network, dev),
+        "half_products": not (options.bf16 or options.float32) and mixed.pays(torch.device("cpu")),
         "trainable": sum(p.numel() for p in network.parameters() if p.requires_grad),
     }
     print("RESULT " + json.dumps(found), flush=True)
 
 
-def measure(which: str, options) -> dict:
+def measure(which: str, method: str, options) -> dict:
     """Run one trainer in a fresh process."""
-    command = [sys.executable, __file__, "--child", which, "--examples", str(options.examples)]
+    command = [sys.executable, __file__, "--child", which, "--method", method]
+    command += ["--examples", str(options.examples)]
     command += ["--epochs", str(options.epochs), "--threads", str(options.threads)]
-    command += ["--bf16"] * options.bf16 + ["--grouped"] * options.grouped
+    command += ["--bf16"] * options.bf16 + ["--float32"] * options.float32 + ["--grouped"] * options.grouped
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise SystemExit(f"{which} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     found = json.loads(lines[-1].removeprefix("RESULT "))
-    print(f"{which:5}", json.dumps(found), flush=True)
+    print(f"{method} {which:5}", json.dumps(found), flush=True)
     return found
 
 
 def main() -> None:
     """Compare, print, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--examples", type=int, default=120)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bf16", action="store_true", help="both in bfloat16 autocast")
+    parser.add_argument("--float32", action="store_true", help="ours never multiplies in bfloat16")
     parser.add_argument("--grouped", action="store_true", help="TRL groups examples by length")
     parser.add_argument("--no-record", action="store_true")
     parser.add_argument("--child", choices=["ours", "trl"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         return child(options)
-    found = {"ours": [], "trl": []}
-    for _ in range(options.repeats):
-        for which, results in found.items():
-            results.append(measure(which, options))
-    median = {
-        which: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for which, runs in found.items()
-    }
-    ratio = median["ours"]["examples_per_second"] / median["trl"]["examples_per_second"]
-    mine, trl = median["ours"], median["trl"]
-    by_cpu = mine["examples_per_cpu_second"] / trl["examples_per_cpu_second"]
-    print(f"{by_cpu:.2f} times TRL's examples per CPU second")
-    print(
-        f"{ratio:.2f} times TRL's examples per second; dev loss {mine['dev_loss']:.4f} against {trl['dev_loss']:.4f}"
-    )
+    rows = [compare(method, options) for method in options.method]
     if not options.no_record:
-        write(options, mine, trl, ratio, by_cpu)
+        from record import record
+
+        name = "trl" + ("_bf16" if options.bf16 else "") + ("_grouped" if options.grouped else "")
+        print(record(name, rows, ("torch", "transformers", "peft", "trl")))
     return None
 
 
-def write(options, mine: dict, trl: dict, ratio: float, by_cpu: float) -> None:
-    """Record the figures for the README's table."""
-    from record import record
-
+def compare(method: str, options) -> dict:
+    """Both trainers in turns; the row for the README's table."""
+    found = {"ours": [], "trl": []}
+    for _ in range(options.repeats):
+        for which, results in found.items():
+            results.append(measure(which, method, options))
+    mine, trl = (
+        {key: statistics.median(run[key] for run in runs) for key in runs[0]} for runs in found.values()
+    )
+    ratios = {
+        key: mine[key] / trl[key] for key in ("examples_per_second", "examples_per_cpu_second", "peak_bytes")
+    }
+    told = f"dev loss {mine['dev_loss']:.3f} against {trl['dev_loss']:.3f}"
+    print(
+        f"{method}: {ratios['examples_per_second']:.2f} times TRL's examples per second, "
+        f"{ratios['examples_per_cpu_second']:.2f} per CPU second, {ratios['peak_bytes']:.2f} of its peak memory; {told}"
+    )
     kind = "bfloat16 autocast" if options.bf16 else "float32"
+    if mine["half_products"]:
+        kind += ", here with products in bfloat16"
     note = (
         f"{kind}, {options.examples} examples × {options.epochs} epochs, batch {BATCH}, {options.threads} threads, "
-        f"median of {options.repeats}, by CPU time {by_cpu:.2f}×; dev loss {mine['dev_loss']:.3f} against {trl['dev_loss']:.3f}, "
+        f"median of {options.repeats}, by CPU time {ratios['examples_per_cpu_second']:.2f}×; {told}, "
         f"peak memory {mine['peak_bytes'] / 1e9:.2f} against {trl['peak_bytes'] / 1e9:.2f} GB"
     )
-    row = {
-        "what": "LoRA training",
+    return {
+        "what": TITLES[method],
         "ours": round(mine["examples_per_second"], 2),
         "theirs": round(trl["examples_per_second"], 2),
         "unit": "examples/s",
         "against": "TRL SFTTrainer" + (", grouped by length" if options.grouped else ""),
-        "ratio": round(ratio, 2),
+        "ratio": round(ratios["examples_per_second"], 2),
         "note": note,
+        "measured": {"ours": mine, "trl": trl},
     }
-    name = "trl" + ("_bf16" if options.bf16 else "") + ("_grouped" if options.grouped else "")
-    packages = ("torch", "transformers", "peft", "trl")
-    print(record(name, [row | {"measured": {"ours": mine, "trl": trl}}], packages))
 
 
 if __name__ == "__main__":
