@@ -21,6 +21,7 @@ from playground.training.structure import blocks, linear_layers, width
 
 METHOD = "bitfit"
 WEIGHTS, CONFIG = "bitfit.safetensors", "bitfit_config.json"
+SHORT = (torch.bfloat16, torch.float16)
 STATE = "_biases"  # attribute of a network whose biases are trained
 SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias")  # of transformers' configurations
 
@@ -68,10 +69,10 @@ def _linear(network: nn.Module, layers: Layers) -> list[str]:
 
 
 class _State:
-    """The biases that are trained, and what stood in their places before (None: nothing)."""
+    """The biases that are trained, what stood in their places before (None: nothing), hooks that round."""
 
-    def __init__(self, trained: dict[str, nn.Parameter], base: dict[str, nn.Parameter | None]):
-        self.trained, self.base = trained, base
+    def __init__(self, trained: dict[str, nn.Parameter], base: dict[str, nn.Parameter | None], hooks: list):
+        self.trained, self.base, self.hooks = trained, base, hooks
 
 
 def add(network: nn.Module, layers: Layers) -> nn.Module:
@@ -89,16 +90,37 @@ def _train(network: nn.Module, existing: list[str], missing: list[str]) -> nn.Mo
     base: dict[str, nn.Parameter | None] = {name: network.get_parameter(name) for name in existing}
     base |= dict.fromkeys(missing)
     trained = {
-        name: nn.Parameter(value.detach().clone()) for name, value in base.items() if value is not None
+        name: nn.Parameter(value.detach().clone().to(_wide(value.dtype)))
+        for name, value in base.items()
+        if value is not None
     }
     trained |= {name: nn.Parameter(_zeros(_owner(network, name))) for name in missing}
-    setattr(network, STATE, _State(trained, base))
+    hooks = []
+    for owner in (_owner(network, name) for name in trained):
+        if owner.weight.dtype in SHORT:
+            hooks += [owner.register_forward_pre_hook(_round), owner.register_forward_hook(_forget)]
+    setattr(network, STATE, _State(trained, base, hooks))
     switch(network, True)
     return network
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Small steps are lost in 16 bits: such biases are trained in float32 and rounded where they are added."""
+    return torch.float32 if dtype in SHORT else dtype
+
+
+def _round(layer: nn.Module, args: tuple) -> None:
+    bias = layer._parameters.get("bias")
+    if bias is not None:
+        vars(layer)["bias"] = bias.to(layer.weight.dtype)  # found before the parameter of that name
+
+
+def _forget(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    vars(layer).pop("bias", None)
+
+
 def _zeros(layer: nn.Module) -> torch.Tensor:
-    dtype = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    dtype = _wide(layer.weight.dtype) if layer.weight.is_floating_point() else torch.float32
     return torch.zeros(width(layer), dtype=dtype, device=layer.weight.device)
 
 
@@ -177,7 +199,13 @@ def merge(network: nn.Module) -> nn.Module:
     by plain transformers. Where it has none, the result answers, but only ``load_biases`` can load it.
     """
     switch(network, True)
-    added = [name for name, value in _state(network).base.items() if value is None]
+    state = _state(network)
+    for hook in state.hooks:
+        hook.remove()
+    for name, bias in state.trained.items():
+        if (dtype := _owner(network, name).weight.dtype) in SHORT:
+            bias.data = bias.data.to(dtype)
+    added = [name for name, value in state.base.items() if value is None]
     delattr(network, STATE)
     if added:
         _declare(network, set(added))
@@ -195,7 +223,8 @@ def _declare(network: nn.Module, added: set[str]) -> None:
         if added <= names:
             for name in names - {name for name, _ in network.named_parameters()}:
                 owner = _owner(network, name)
-                owner.register_parameter("bias", nn.Parameter(_zeros(owner), requires_grad=False))
+                zeros = _zeros(owner).to(owner.weight.dtype)
+                owner.register_parameter("bias", nn.Parameter(zeros, requires_grad=False))
             for name in switches:
                 setattr(network.config, name, True)
             return

@@ -4,8 +4,9 @@
 
 Each trainer runs in a fresh process, in turns. TRL is tuned for the CPU: float32, no gradient
 checkpointing, loss on the completion only, padding to the longest of each batch, no evaluation or
-saving while training. Ours multiplies in bfloat16 where that pays (playground.training.mixed), never with --float32. The dev loss of both is taken by the same code. With --bf16 both compute
-in bfloat16 autocast, which pays where the processor has it.
+saving while training. Ours multiplies in bfloat16 where that pays (playground.training.mixed), never
+with --float32. The dev loss of both is taken by the same code. With --bf16 both compute in bfloat16
+autocast, which pays where the processor has it.
 """
 
 import argparse

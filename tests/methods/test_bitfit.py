@@ -149,6 +149,19 @@ def test_merging_fills_missing_biases_of_a_kind_with_zeros(tmp_path):
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), wanted)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_short_number_types_are_trained_in_float32_and_merged_as_they_came(family, tmp_path):
+    tried = adapt(tmp_path, SHORT, model=model_of(family, dtype=torch.bfloat16))
+    merged = tried.adapted.model.model
+    assert {value.dtype for value in merged.parameters()} == {torch.bfloat16}
+    loaded = load_biases(network(family, dtype=torch.bfloat16), tmp_path / "adapter")
+    assert {value.dtype for name, value in loaded.named_parameters() if "bias" in name} == {torch.float32}
+    assert torch.equal(logits(loaded), logits(merged))
+    BitFit().switch(loaded, False)
+    assert torch.equal(logits(loaded), logits(network(family, dtype=torch.bfloat16)))
+    assert not torch.equal(logits(loaded), logits(merged))
+
+
 def test_counts_on_the_meta_device():
     with torch.device("meta"):
         wrapped = BitFit().wrap(PARAMS, LlamaForCausalLM(language_model().model.config))
