@@ -36,7 +36,7 @@ class BitFit(Parametric):
         "Trains the model's biases alone; where its layers have none, as in Llama, adds some that start at zero."
     )
     training_cost: ClassVar[str] = "Low"
-    storage_cost: ClassVar[str] = "Very low"
+    storage_cost: ClassVar[str] = "Low"
     use_case: ClassVar[str] = "Small shifts of what a model does, with next to nothing to store"
     best_for: ClassVar[str] = "Many small tasks where every byte counts"
     paper: ClassVar[str] = "Ben Zaken et al. 2021, arXiv:2106.10199"
