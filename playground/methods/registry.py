@@ -22,6 +22,13 @@ BUILT_IN = (
     "playground.methods.few_shot:FewShot",
     "playground.methods.rag:RAG",
     "playground.methods.lora:LoRA",
+    "playground.methods.ia3:IA3",
+    "playground.methods.prefix_tuning:PrefixTuning",
+    "playground.methods.prompt_tuning:PromptTuning",
+    "playground.methods.adalora:AdaLoRA",
+    "playground.methods.oft:OFT",
+    "playground.methods.vera:VeRA",
+    "playground.methods.ln_tuning:LNTuning",
 )
 
 log = logging.getLogger(__name__)

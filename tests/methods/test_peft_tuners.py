@@ -1,0 +1,145 @@
+"""Every technique that PEFT carries, on a tiny random Llama: learns, counts, saves, switches, resumes, answers."""
+
+import inspect
+import warnings
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from tiny import context, language_model, logits, task
+from transformers import AutoModelForCausalLM
+
+from playground.errors import InvalidParams
+from playground.methods.registry import methods
+
+# what fits the tiny model (hidden 32, keys and values 16, MLP 48) and lets it learn in a few steps
+SETTINGS = {
+    "ia3": {"learning_rate": 0.3},
+    "prefix_tuning": {"virtual_tokens": 6, "learning_rate": 0.1},
+    "prompt_tuning": {"virtual_tokens": 6, "learning_rate": 0.1},
+    "adalora": {"learning_rate": 0.05, "epochs": 4},
+    "oft": {"block_size": 16, "learning_rate": 0.01},
+    "vera": {"rank": 16, "learning_rate": 0.1},
+    "ln_tuning": {"learning_rate": 0.1},
+}
+PROMPTS = [[2, 6, 7, 1, 3, 12, 19, 1, 4], [2, 6, 7, 1, 3, 13, 21, 19, 20, 1, 4], [2, 6, 7, 1, 3, 20, 1, 4]]
+
+
+def parameters(id, **changes):
+    values = {"epochs": 4, "batch_size": 7} | SETTINGS[id] | changes
+    return methods()[id].Params.parse(values)
+
+
+class Finished:
+    """A finished run of one method."""
+
+    def __init__(self, id, folder):
+        self.id, self.method, self.params = id, methods()[id], parameters(id)
+        self.tried = tiny.adapt(self.method, self.params, folder)
+        self.folder = folder / "adapter"
+
+    def restored(self):
+        return self.method.restore(self.params, context(self.folder.parent)).model
+
+    def plain(self):
+        """The adapter as plain PEFT loads it."""
+        from peft import PeftModel
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            return PeftModel.from_pretrained(language_model().model, self.folder).eval()
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def finished(request, tmp_path_factory):
+    return Finished(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def trainable(network):
+    return sum(one.numel() for one in network.parameters() if one.requires_grad)
+
+
+def total(network):
+    return sum(one.numel() for one in network.parameters())
+
+
+def test_the_loss_falls(finished):
+    told = [event.data for event in finished.tried.events if event.kind == "metric"]
+    dev = [one["value"] for one in told if one["name"] == "dev_loss" and one.get("step") is not None]
+    assert dev[-1] < 0.9 * dev[0]
+
+
+def test_it_trains_without_padding(finished):
+    notes = [event.data["text"] for event in finished.tried.events if event.kind == "log"]
+    assert any("packed without padding" in note for note in notes)
+
+
+def test_counts_without_weights_are_those_of_the_real_model(finished):
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(language_model().model.config)
+        wrapped = finished.method.wrap(finished.params, empty)
+    assert trainable(wrapped) == finished.tried.adapted.trainable_parameters > 0
+    assert total(wrapped) == finished.tried.adapted.total_parameters
+
+
+def test_restored_and_merged_give_the_same_logits(finished):
+    after = logits(finished.tried.adapted.model.model)
+    assert not torch.allclose(after, logits(language_model().model), atol=0.1)
+    torch.testing.assert_close(logits(finished.restored().model), after, rtol=1e-4, atol=1e-4)
+
+
+def test_plain_peft_gives_the_same_logits(finished):
+    after = logits(finished.tried.adapted.model.model)
+    plain = logits(finished.plain())[:, -after.shape[1] :]  # PEFT counts virtual tokens, too
+    torch.testing.assert_close(plain, after, rtol=1e-4, atol=1e-4)
+
+
+def test_what_can_be_merged_is_a_plain_model(finished):
+    merged = finished.tried.adapted.model.model
+    assert (type(merged) is type(language_model().model)) == MERGED.get(finished.id, True)
+
+
+MERGED = {"prefix_tuning": False, "prompt_tuning": False}
+
+
+def test_switched_off_it_is_the_base_model(finished):
+    network = finished.restored().model
+    on = logits(network)
+    for _ in range(2):
+        finished.method.switch(network, False)
+        torch.testing.assert_close(logits(network), logits(language_model().model))
+    for _ in range(2):
+        finished.method.switch(network, True)
+        torch.testing.assert_close(logits(network), on, rtol=0, atol=0)
+
+
+def test_a_resumed_run_gives_the_same_adapter(finished, tmp_path, monkeypatch):
+    plan = finished.method.plan
+    monkeypatch.setattr(
+        type(finished.method), "plan", lambda self, *a: replace(plan(*a), checkpoint_seconds=0.0)
+    )
+    run = finished.method.adapt(finished.params, context(tmp_path))
+    for event in run:
+        if event.kind == "progress" and event.data["done"] == 7:
+            break
+    run.close()
+    again = tiny.adapt(finished.method, finished.params, tmp_path, resume=True)
+    assert any("Going on from step 7" in str(event.data) for event in again.events)
+    weights = [folder / "adapter/adapter_model.safetensors" for folder in (tmp_path, finished.folder.parent)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_batches_answer_as_plain_peft_does_one_by_one(finished):
+    ours, plain = finished.restored(), finished.plain()
+    together = dict(ours.generate(PROMPTS, 6))
+    for at, ids in enumerate(PROMPTS):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            out = plain.generate(
+                input_ids=torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=6,
+                do_sample=False,
+            )
+        assert together[at].text == ours.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
