@@ -79,7 +79,8 @@ def text_ids(params: StartedTokenParams, context: Context) -> "torch.Tensor | No
     if params.start == "instruction":
         ids = model.tokenizer.encode(task.instruction, add_special_tokens=False)
     else:
-        chat = task.messages(task.train[0].input, task.train[1:])[:-1] or task.messages(task.train[0].input)
+        enough = task.train[: params.virtual_tokens // 8 + 1]
+        chat = task.messages("", enough)[:-1]  # without the empty question
         ids = model.encode(chat, add_generation_prompt=False)
     repeats = -(-params.virtual_tokens // len(ids))
     return torch.tensor((ids * repeats)[: params.virtual_tokens], device=model.device)
