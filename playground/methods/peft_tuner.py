@@ -84,8 +84,11 @@ class PeftTuner(Parametric):
         except _MISFITS as error:
             if "memory" in str(error):
                 raise
-            first = str(error).strip().splitlines() or [type(error).__name__]
-            raise InvalidParams(f"{self.title} does not fit this model: {first[0]}") from error
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            why = "does not fit this model with these settings"
+            if "support" in said or "not found" in said:
+                why = "cannot adapt layers of this model’s kind: choose another technique or other layers"
+            raise InvalidParams(f"{self.title} {why}. (PEFT: {said})") from error
 
     def write(self, network: "nn.Module", folder: Path) -> None:
         """PEFT's own format: adapter_config.json and adapter_model.safetensors."""

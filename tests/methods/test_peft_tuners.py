@@ -198,7 +198,7 @@ def test_batches_answer_as_plain_peft_does_one_by_one(finished):
         ("vblora", {"vector_length": 64}, "vector_length", "does not divide"),
         ("road", {"group_size": 64}, "group_size", "does not divide"),
         ("gralora", {"parts": 3}, "parts", "does not divide"),
-        ("shira", {"rank": 512}, None, "SHiRA does not fit this model: "),
+        ("shira", {"rank": 512}, None, "SHiRA does not fit this model with these settings"),
         ("trainable_tokens", {"tokens": "1, 32"}, "tokens", "numbers from 0 to 31, with commas: 32"),
         ("trainable_tokens", {"tokens": "one"}, "tokens", "for instance 1, 2"),
     ],
@@ -256,3 +256,11 @@ def test_no_tuner_is_left_out_here():
 
     tuners = {id for id, method in methods().items() if isinstance(method, PeftTuner)}
     assert tuners - set(SETTINGS) <= {"lora", "qlora"}  # these have tests of their own
+
+
+def test_layers_that_peft_cannot_adapt_are_named_in_words():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    network = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=4))
+    with pytest.raises(InvalidParams, match="OFT cannot adapt layers of this model’s kind.*Conv1D"):
+        methods()["oft"].wrap(parameters("oft"), network)
