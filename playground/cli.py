@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     race = commands.add_parser("race", help="run several methods on one task and compare them")
-    race.add_argument("--methods", help="ids with commas between; default: all", default=None)
+    race.add_argument("--methods", help="ids with commas between; default: the usual ones", default=None)
     _common(race)
     race.set_defaults(command=_race)
 
@@ -153,7 +153,8 @@ def _positive(text: str) -> int:
 
 def _race(options: argparse.Namespace, settings: Settings) -> int:
     if options.methods is None:
-        chosen = [id for id, method in registry.methods().items() if method.modality == "text"]
+        known = registry.methods().items()
+        chosen = [id for id, method in known if method.modality == "text" and not method.newer]
     else:
         chosen = [id.strip() for id in options.methods.split(",") if id.strip()]
     return _work(

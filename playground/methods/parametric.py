@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from playground.models.catalogue import Model
     from playground.training.estimate import Estimate
-    from playground.training.text import Plan
+    from playground.training.text import Plan, StepHook
 
 ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
 SAMPLES = 3  # dev items answered before, during and after training
@@ -110,6 +110,13 @@ class Parametric(Method):
     def merge(self, network: "nn.Module") -> "nn.Module":
         """The wrapped network with the trained part folded into its weights; itself where that cannot be."""
         return network
+
+    def prepare(self, params: TrainingParams, network: "nn.Module", context: Context) -> None:
+        """Give a freshly wrapped network a better start from the task, before training; nothing by default."""
+
+    def hook(self, params: TrainingParams, network: "nn.Module", steps: int) -> "StepHook | None":
+        """What is to be done around each of the ``steps`` steps of the training; nothing by default."""
+        return None
 
     def faster(self, network: "nn.Module", on: bool) -> None:
         """Switch exact short cuts for training on or off; none by default."""
@@ -247,6 +254,7 @@ class Parametric(Method):
             e for e in encode(context.model, context.task, context.task.dev) if len(e.ids) <= plan.max_length
         ]
         network = context.model.model = self.wrap(params, context.model.model, context.seed)
+        self.prepare(params, network, context)
         self.faster(network, True)
         adapted = _adapted(context, 0)
         result = yield from train(
@@ -257,6 +265,7 @@ class Parametric(Method):
             context.folder,
             resume=context.resume,
             samples=lambda step: _samples(adapted, context.task, "during" if step else "before", step),
+            hook=self.hook(params, network, plan.steps(len(examples))),
         )
         self.faster(network, False)
         about = self._about(params, context) | {"task": context.task.id, "dev_loss": result.dev_loss}

@@ -1,8 +1,11 @@
 """What all techniques that PEFT carries share: a configuration is all that differs."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from playground.errors import AdapterError, InvalidParams
 from playground.methods.parametric import Parametric, TrainingParams
@@ -12,6 +15,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = "adapter_model.safetensors"
+
+# What PEFT raises, by tuner, where it cannot put itself into a network. InvalidParams is none of them.
+_MISFITS = (
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    KeyError,
+)
 
 # names that attention and MLP layers have in the model families that PEFT knows
 LAYERS = {
@@ -31,7 +45,14 @@ LAYERS = {
 
 
 class PeftTuner(Parametric):
-    """A tuner of PEFT. Subclasses say its configuration; the result loads in plain ``PeftModel``."""
+    """A tuner of PEFT. Subclasses say its configuration; the result loads in plain ``PeftModel``.
+
+    ``mergeable``: the trained part can be folded into the weights. ``made_on_cpu``: PEFT looks at values
+    while it makes the trainable part, so it is made on the CPU also for a network without values.
+    """
+
+    mergeable: ClassVar[bool] = True
+    made_on_cpu: ClassVar[bool] = False
 
     @abstractmethod
     def config(self, params: TrainingParams, network: "nn.Module") -> "PeftConfig":
@@ -47,10 +68,27 @@ class PeftTuner(Parametric):
         from peft import get_peft_model
 
         torch.manual_seed(seed)
-        try:
+        place = torch.device("cpu") if self.made_on_cpu else nullcontext()
+        with self.explained(), place:
             return get_peft_model(network, self.config(params, network))
-        except (ValueError, NotImplementedError) as error:
-            raise InvalidParams(f"{self.title} does not fit this model: {error}") from error
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what PEFT raises at a network that a tuner does not fit into a sentence for the user.
+
+        Raises:
+            InvalidParams: the technique does not fit the network.
+        """
+        try:
+            yield
+        except _MISFITS as error:
+            if "memory" in str(error):
+                raise
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            why = "does not fit this model with these settings"
+            if "support" in said or "not found" in said:
+                why = "cannot adapt layers of this model’s kind: choose another technique or other layers"
+            raise InvalidParams(f"{self.title} {why}. (PEFT: {said})") from error
 
     def write(self, network: "nn.Module", folder: Path) -> None:
         """PEFT's own format: adapter_config.json and adapter_model.safetensors."""
@@ -81,7 +119,7 @@ class PeftTuner(Parametric):
 
     def merge(self, network: "nn.Module") -> "nn.Module":
         """See ``Parametric.merge``."""
-        return network.merge_and_unload()
+        return network.merge_and_unload() if self.mergeable else network
 
 
 def target_layers(network: "nn.Module", kind: str) -> str | list[str]:
@@ -92,10 +130,44 @@ def target_layers(network: "nn.Module", kind: str) -> str | list[str]:
     """
     if kind == "all-linear":
         return kind
-    present = {name.rsplit(".", 1)[-1] for name, _ in network.named_modules()}
-    found = sorted(present.intersection(LAYERS[kind]))
+    found = names_in(network, LAYERS[kind])
     if not found:
         raise InvalidParams(
             f"This model has no layers called {', '.join(LAYERS[kind])}. Choose “all-linear”.", "layers"
         )
     return found
+
+
+def names_in(network: "nn.Module", names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that end the name of some layer of the network, in order."""
+    layers = [f".{name}" for name, _ in network.named_modules()]
+    return sorted(name for name in names if any(layer.endswith(f".{name}") for layer in layers))
+
+
+def layer_sizes(network: "nn.Module", kind: str) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the network's linear layers of a kind, see ``target_layers``; not of its head."""
+    from torch import nn
+
+    names, head = target_layers(network, kind), network.get_output_embeddings()
+    return [
+        (layer.in_features, layer.out_features)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear)
+        and layer is not head
+        and (names == kind or name.rsplit(".", 1)[-1] in names)
+    ]
+
+
+def require_divisor(network: "nn.Module", kind: str, value: int, name: str, label: str) -> None:
+    """Refuse a parameter that does not divide all sizes of the layers it is for.
+
+    Raises:
+        InvalidParams: names the values that do.
+    """
+    common = gcd(*(size for sizes in layer_sizes(network, kind) for size in sizes))
+    if value == 0 or common % value:
+        fitting = [str(size) for size in range(1, common + 1) if common % size == 0]
+        raise InvalidParams(
+            f"{label} {value} does not divide the sizes of this model’s layers. These do: {', '.join(fitting)}.",
+            name,
+        )

@@ -68,14 +68,14 @@ class LanguageModel:
     revision: str
     _template_takes_system: bool | None = field(default=None, repr=False)
 
-    @cached_property
+    @property
     def context_length(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Tokens of prompt and answer together; what is trained to stand before every prompt takes some away."""
         config = self.model.config
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
         limits.append(self.tokenizer.model_max_length)
-        return min(limit for limit in limits if limit)
+        return min(limit for limit in limits if limit) - getattr(self.model, "virtual_tokens", 0)
 
     def text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The exact prompt of a chat.

@@ -104,6 +104,27 @@ class TrainingResult:
     packed: bool
 
 
+class StepHook:
+    """What a technique does around each step of the optimiser, beside following the gradient.
+
+    ``tensors`` is what it remembers from step to step: it goes into the checkpoints, and ``load`` puts
+    it back, so that a resumed training is the same as an undisturbed one.
+    """
+
+    def before_step(self) -> None:
+        """The gradient of the whole step is there, not yet clipped: more may be added to it."""
+
+    def after_step(self, step: int) -> None:
+        """Step 1 ≤ ``step`` ≤ steps has been taken; its gradient is still there."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What has to be remembered."""
+        return {}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from what ``tensors`` gave."""
+
+
 def fit(examples: Sequence[Example], max_length: int, what: str) -> tuple[list[Example], list[Event]]:
     """The examples that are short enough, and a warning where some are not.
 
@@ -135,6 +156,7 @@ def train(
     *,
     resume: bool = False,
     samples: Callable[[int], Iterable[Event]] | None = None,
+    hook: StepHook | None = None,
 ) -> Generator[Event, None, TrainingResult]:
     """Train the parameters of ``model`` that require a gradient, telling progress.
 
@@ -144,13 +166,14 @@ def train(
         folder: the run's folder; checkpoints are written below it.
         resume: go on from the last whole checkpoint in ``folder`` where there is one.
         samples: called with the step at the start and in the middle; its events are passed on.
+        hook: called around each step.
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
         OutOfMemory: says what to lower.
         RunFailed: the disk is full.
     """
-    run = _Training(model, examples, dev, plan, Path(folder), samples)
+    run = _Training(model, examples, dev, plan, Path(folder), samples, hook or StepHook())
     try:
         return (yield from run.events(resume))
     except (MemoryError, RuntimeError) as error:
@@ -226,8 +249,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 class _Training:
     """One training in progress."""
 
-    def __init__(self, model, examples, dev, plan, folder, samples):
+    def __init__(self, model, examples, dev, plan, folder, samples, hook):
         self.model, self.plan, self.folder, self.samples = model, plan, folder, samples
+        self.hook = hook
         self.examples, self.dev = list(examples), list(dev)
         self.device, self.dtype = next(model.parameters()).device, _dtype(model)
         self.parameters = list(checkpoints.trainable(model).values())
@@ -280,7 +304,9 @@ class _Training:
     def _resume(self) -> Iterable[Event]:
         for path in reversed(checkpoints.checkpoints(self.folder)):
             try:
-                self.state = checkpoints.load(path, self.state.fingerprint, self.model, self.optimizer)
+                self.state = checkpoints.load(
+                    path, self.state.fingerprint, self.model, self.optimizer, self.hook.load
+                )
             except AdapterError as error:
                 yield Event.log(f"{error} An earlier one is tried.", "warning")
                 continue
@@ -321,7 +347,9 @@ class _Training:
                     yield from self._look(last)
                 if save or (self.state.stopped_early and self._last_saves()):
                     with Stopwatch() as writing:
-                        checkpoints.save(self.folder, self.state, self.model, self.optimizer)
+                        checkpoints.save(
+                            self.folder, self.state, self.model, self.optimizer, self.hook.tensors()
+                        )
                     saved = time.perf_counter()
                     pause = max(pause, WRITING_PAYS * writing.seconds) if pause else 0.0
                 began = time.perf_counter()
@@ -350,9 +378,11 @@ class _Training:
         for rows in micro:
             part, count = self._backward(rows, answers)
             loss, tokens = loss + part, tokens + count
+        self.hook.before_step()
         if self.plan.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
         self.optimizer.step()
+        self.hook.after_step(self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.pending.append(loss)
         self.state.step += 1

@@ -36,7 +36,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
                 allow_custom_value=True,
             )
             every = [(method.title, id) for id, method in methods().items() if method.modality == "text"]
-            chosen = gr.CheckboxGroup(every, value=[id for _, id in every], label="Methods")
+            usual = [id for _, id in every if not methods()[id].newer]
+            chosen = gr.CheckboxGroup(every, value=usual, label="Methods")
             limit = items_field()
             problem = gr.HTML()
             begin = gr.Button("Start the race", variant="primary", size="lg", elem_id="race")
