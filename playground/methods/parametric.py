@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from playground.data.tasks import Task
-from playground.errors import InvalidParams, ModelUnavailable
+from playground.errors import AdapterError, InvalidParams, ModelUnavailable
 from playground.events import Event
 from playground.methods.base import Adapted, Context, Method, Params, Prompt, parameter
 from playground.settings import Settings
@@ -110,6 +110,26 @@ class Parametric(Method):
     def merge(self, network: "nn.Module") -> "nn.Module":
         """The wrapped network with the trained part folded into its weights; itself where that cannot be."""
         return network
+
+    def frame(self, params: TrainingParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
+        """The wrapped network that ``read`` fills: as ``wrap``, unless what is kept has another form."""
+        return self.wrap(params, network, seed)
+
+    def groups(
+        self, params: TrainingParams, network: "nn.Module"
+    ) -> "list[tuple[list[nn.Parameter], float]] | None":
+        """Parameters that learn at a rate of their own, each group with its factor; None = all at one rate."""
+        return None
+
+    def weight_bytes(self, params: TrainingParams, network: "nn.Module", itemsize: int) -> int:
+        """Bytes that the base network's weights take once loaded; ``network`` may be on the meta device.
+
+        Args:
+            itemsize: bytes of one number that is not quantised.
+        """
+        from playground.models.quantise import weight_bytes
+
+        return weight_bytes(network, self.quantization(params), itemsize)
 
     def faster(self, network: "nn.Module", on: bool) -> None:
         """Switch exact short cuts for training on or off; none by default."""
@@ -226,8 +246,13 @@ class Parametric(Method):
         from playground.training.measure import directory_bytes
 
         folder = context.folder / ADAPTER
-        adapter_files.verify(folder, self._about(params, context))
-        network = self.wrap(params, context.model.model, context.seed)
+        about = self._about(params, context)
+        kept = adapter_files.verify(folder, {name: about[name] for name in ("method", "model", "revision")})
+        if not self._same(kept.get("params"), params):
+            raise AdapterError(
+                f"The adapter was made with params {kept.get('params')!r}, not with {about['params']!r}."
+            )
+        network = self.frame(params, context.model.model, context.seed)
         self.read(network, folder)
         context.model.model = network.eval()
         return _adapted(context, directory_bytes(folder))
@@ -256,6 +281,7 @@ class Parametric(Method):
             plan,
             context.folder,
             resume=context.resume,
+            groups=self.groups(params, network),
             samples=lambda step: _samples(adapted, context.task, "during" if step else "before", step),
         )
         self.faster(network, False)
@@ -265,6 +291,13 @@ class Parametric(Method):
         yield Event.metric("dev_loss", result.dev_loss)
         yield Event.metric("train_tokens_per_second", result.tokens / result.seconds)
         return _adapted(context, directory_bytes(context.folder / ADAPTER))
+
+    def _same(self, kept: Any, params: TrainingParams) -> bool:
+        """Whether kept parameters are these; those that did not exist yet count as at their default."""
+        try:
+            return self.Params.parse(kept) == params
+        except (TypeError, InvalidParams):
+            return False
 
     def _about(self, params: TrainingParams, context: Context) -> dict[str, Any]:
         return {
@@ -276,13 +309,15 @@ class Parametric(Method):
 
 
 def _adapted(context: Context, stored_bytes: int) -> Adapted:
+    from playground.models.quantise import numbers
+
     parameters = list(context.model.model.parameters())
     return Adapted(
         model=context.model,
         prompts=lambda inputs: [Prompt(context.task.messages(text)) for text in inputs],
         stored_bytes=stored_bytes,
         trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
-        total_parameters=sum(one.numel() for one in parameters),
+        total_parameters=sum(numbers(one) for one in parameters),
     )
 
 

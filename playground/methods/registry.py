@@ -22,6 +22,7 @@ BUILT_IN = (
     "playground.methods.few_shot:FewShot",
     "playground.methods.rag:RAG",
     "playground.methods.lora:LoRA",
+    "playground.methods.qlora:QLoRA",
 )
 
 log = logging.getLogger(__name__)
