@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from playground.models.catalogue import Model
     from playground.training.estimate import Estimate
-    from playground.training.text import Plan
+    from playground.training.text import Plan, StepHook
 
 ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
 SAMPLES = 3  # dev items answered before, during and after training
@@ -111,6 +111,13 @@ class Parametric(Method):
         """The wrapped network with the trained part folded into its weights; itself where that cannot be."""
         return network
 
+    def prepare(self, params: TrainingParams, network: "nn.Module", context: Context) -> None:
+        """Give a freshly wrapped network a better start from the task, before training; nothing by default."""
+
+    def hook(self, params: TrainingParams, network: "nn.Module", steps: int) -> "StepHook | None":
+        """What is to be done around each of the ``steps`` steps of the training; nothing by default."""
+        return None
+
     def frame(self, params: TrainingParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
         """The wrapped network that ``read`` fills: as ``wrap``, unless what is kept has another form."""
         return self.wrap(params, network, seed)
@@ -120,16 +127,6 @@ class Parametric(Method):
     ) -> "list[tuple[list[nn.Parameter], float]] | None":
         """Parameters that learn at a rate of their own, each group with its factor; None = all at one rate."""
         return None
-
-    def weight_bytes(self, params: TrainingParams, network: "nn.Module", itemsize: int) -> int:
-        """Bytes that the base network's weights take once loaded; ``network`` may be on the meta device.
-
-        Args:
-            itemsize: bytes of one number that is not quantised.
-        """
-        from playground.models.quantise import weight_bytes
-
-        return weight_bytes(network, self.quantization(params), itemsize)
 
     def faster(self, network: "nn.Module", on: bool) -> None:
         """Switch exact short cuts for training on or off; none by default."""
@@ -272,6 +269,7 @@ class Parametric(Method):
             e for e in encode(context.model, context.task, context.task.dev) if len(e.ids) <= plan.max_length
         ]
         network = context.model.model = self.wrap(params, context.model.model, context.seed)
+        self.prepare(params, network, context)
         self.faster(network, True)
         adapted = _adapted(context, 0)
         result = yield from train(
@@ -283,6 +281,7 @@ class Parametric(Method):
             resume=context.resume,
             groups=self.groups(params, network),
             samples=lambda step: _samples(adapted, context.task, "during" if step else "before", step),
+            hook=self.hook(params, network, plan.steps(len(examples))),
         )
         self.faster(network, False)
         about = self._about(params, context) | {"task": context.task.id, "dev_loss": result.dev_loss}

@@ -20,7 +20,6 @@ from playground.models.device import Device
 KINDS = ("nf4", "nf4-single", "int8")
 
 BLOCK = 64  # weights that share one scale
-NESTED_BLOCK = 256  # scales that share one scale
 
 
 def loading(kind: str, chosen: Device) -> dict[str, Any]:
@@ -168,33 +167,3 @@ def _tables(layer: nn.Module) -> list[torch.Tensor]:
     if state.nested:
         found += [state.offset, state.state2.absmax, state.state2.code]
     return found
-
-
-def weight_bytes(network: nn.Module, kind: str | None, itemsize: int) -> int:
-    """Bytes that a network's weights will take once loaded so; it may be on the meta device.
-
-    Args:
-        kind: one of ``KINDS`` or None.
-        itemsize: bytes of one number that is not quantised.
-    """
-    total = sum(parameter.numel() for parameter in network.parameters()) * itemsize
-    if kind is None:
-        return total
-    from transformers.pytorch_utils import Conv1D
-
-    head = network.get_output_embeddings()
-    for layer in network.modules():
-        if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head:
-            count = layer.weight.numel()
-            rows = layer.weight.shape[1 if isinstance(layer, Conv1D) else 0]
-            total += _packed_bytes(count, rows, kind) - count * itemsize
-    return total
-
-
-def _packed_bytes(count: int, rows: int, kind: str) -> int:
-    if kind == "int8":
-        return count + rows * 4
-    blocks = -(-count // BLOCK)
-    if kind == "nf4-single":
-        return count // 2 + blocks * 4 + 16 * 4
-    return count // 2 + blocks + -(-blocks // NESTED_BLOCK) * 4 + (16 + 256 + 1) * 4

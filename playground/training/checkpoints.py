@@ -5,7 +5,7 @@ Tensors are stored as safetensors and the rest as JSON: nothing that could run c
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,14 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Write one checkpoint and remove those before the last but one.
+def save(
+    folder: Path,
+    state: State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    more: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write one checkpoint, with ``more`` tensors of the technique's own; remove those before the last but one.
 
     Raises:
         RunFailed: the disk is full.
@@ -61,6 +67,7 @@ def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Op
     with atomic_folder(path) as partial:
         tensors = {f"weights/{name}": value.detach() for name, value in trainable(model).items()}
         tensors |= _optimizer_tensors(optimizer) | _random_state()
+        tensors |= {f"more/{name}": value.detach() for name, value in (more or {}).items()}
         save_file(
             {name: value.contiguous().cpu() for name, value in tensors.items()},
             partial / "tensors.safetensors",
@@ -100,8 +107,14 @@ def remove(folder: Path) -> None:
     shutil.rmtree(Path(folder) / FOLDER, ignore_errors=True)
 
 
-def load(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put model, optimiser and random state back as they were.
+def load(
+    path: Path,
+    fingerprint: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    take: Callable[[dict[str, torch.Tensor]], None] | None = None,
+) -> State:
+    """Put model, optimiser and random state back as they were; ``take`` gets what ``save`` had as ``more``.
 
     Raises:
         AdapterError: the checkpoint is damaged, or belongs to another training. Nothing was changed.
@@ -122,6 +135,8 @@ def load(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.
             parameter.copy_(weights[name])
     _restore_optimizer(optimizer, _part(tensors, "optimizer/"))
     _restore_random(_part(tensors, "random/"))
+    if take is not None:
+        take(_part(tensors, "more/"))
     return state
 
 

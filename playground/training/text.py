@@ -102,6 +102,27 @@ class TrainingResult:
     packed: bool
 
 
+class StepHook:
+    """What a technique does around each step of the optimiser, beside following the gradient.
+
+    ``tensors`` is what it remembers from step to step: it goes into the checkpoints, and ``load`` puts
+    it back, so that a resumed training is the same as an undisturbed one.
+    """
+
+    def before_step(self) -> None:
+        """The gradient of the whole step is there, not yet clipped: more may be added to it."""
+
+    def after_step(self, step: int) -> None:
+        """Step 1 ≤ ``step`` ≤ steps has been taken; its gradient is still there."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What has to be remembered."""
+        return {}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from what ``tensors`` gave."""
+
+
 def fit(examples: Sequence[Example], max_length: int, what: str) -> tuple[list[Example], list[Event]]:
     """The examples that are short enough, and a warning where some are not.
 
@@ -134,6 +155,7 @@ def train(
     resume: bool = False,
     groups: Sequence[tuple[list[nn.Parameter], float]] | None = None,
     samples: Callable[[int], Iterable[Event]] | None = None,
+    hook: StepHook | None = None,
 ) -> Generator[Event, None, TrainingResult]:
     """Train the parameters of ``model`` that require a gradient, telling progress.
 
@@ -145,13 +167,14 @@ def train(
         groups: all trainable parameters, in groups with the factor of each group's learning rate;
             None = all at the plan's.
         samples: called with the step at the start and in the middle; its events are passed on.
+        hook: called around each step.
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
         OutOfMemory: says what to lower.
         RunFailed: the disk is full.
     """
-    run = _Training(model, examples, dev, plan, Path(folder), groups, samples)
+    run = _Training(model, examples, dev, plan, Path(folder), samples, hook or StepHook(), groups)
     try:
         return (yield from run.events(resume))
     except (MemoryError, RuntimeError) as error:
@@ -227,8 +250,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 class _Training:
     """One training in progress."""
 
-    def __init__(self, model, examples, dev, plan, folder, groups, samples):
+    def __init__(self, model, examples, dev, plan, folder, samples, hook, groups):
         self.model, self.plan, self.folder, self.samples = model, plan, folder, samples
+        self.hook = hook
         self.examples, self.dev = list(examples), list(dev)
         self.device, self.dtype = next(model.parameters()).device, _dtype(model)
         self.parameters = list(checkpoints.trainable(model).values())
@@ -282,7 +306,9 @@ class _Training:
     def _resume(self) -> Iterable[Event]:
         for path in reversed(checkpoints.checkpoints(self.folder)):
             try:
-                self.state = checkpoints.load(path, self.state.fingerprint, self.model, self.optimizer)
+                self.state = checkpoints.load(
+                    path, self.state.fingerprint, self.model, self.optimizer, self.hook.load
+                )
             except AdapterError as error:
                 yield Event.log(f"{error} An earlier one is tried.", "warning")
                 continue
@@ -321,7 +347,7 @@ class _Training:
                 if evaluate:
                     yield from self._look(last)
                 if save or self.state.stopped_early:
-                    checkpoints.save(self.folder, self.state, self.model, self.optimizer)
+                    checkpoints.save(self.folder, self.state, self.model, self.optimizer, self.hook.tensors())
                     saved = time.perf_counter()
                 began = time.perf_counter()
             left = (time.perf_counter() - opened) / (step - first) * (self.steps - step)
@@ -342,9 +368,11 @@ class _Training:
         for rows in micro:
             part, count = self._backward(rows, answers)
             loss, tokens = loss + part, tokens + count
+        self.hook.before_step()
         if self.plan.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
         self.optimizer.step()
+        self.hook.after_step(self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.pending.append(loss)
         self.state.step += 1
