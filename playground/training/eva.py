@@ -10,7 +10,7 @@ from torch import nn
 
 from playground.errors import InvalidParams, RunFailed
 from playground.training.batches import Example, pad
-from playground.training.residual_lora import ADAPTER
+from playground.training.residual_lora import ADAPTER, refuse_wide_ranks
 
 TOKENS = 512  # of a batch, at least; and eight times the rank
 BATCHES = 400  # after so many the directions must have settled
@@ -27,6 +27,10 @@ def start(network: nn.Module, examples: Sequence[Example], rank: int) -> None:
     from peft import EvaConfig
     from peft.tuners.lora.eva import get_eva_state_dict
 
+    try:
+        refuse_wide_ranks(network)
+    except ValueError as error:
+        raise InvalidParams(f"The start eva does not fit: {error}", "rank") from error
     batches = _batches(network, examples, rank)
     config = network.peft_config[ADAPTER]
     config.eva_config = EvaConfig(rho=1.0)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from playground.models.quantise import dequantise, quantised
-from playground.training.residual_lora import ADAPTER
+from playground.training.residual_lora import ADAPTER, refuse_wide_ranks
 
 ITERATIONS = 16  # of the subspace in the randomised SVD
 
@@ -21,8 +21,10 @@ def start(network: nn.Module) -> None:
     """Set A and B of every LoRA layer of a freshly wrapped network on a quantised base.
 
     Raises:
-        ValueError: the base is not quantised, or its original weights are no safetensors files on this machine.
+        ValueError: the base is not quantised, its original weights are no safetensors files on this machine,
+            or the rank is above a layer's width.
     """
+    refuse_wide_ranks(network)
     base = network.get_base_model()
     layers = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
     if any(layer.base_layer.weight.is_meta for layer in layers.values()):

@@ -63,8 +63,10 @@ def start(network: nn.Module, kind: str) -> None:
         kind: "pissa", "pissa_niter_16" or "olora".
 
     Raises:
-        ValueError: a layer stores its weight transposed (GPT-2's), which PEFT's OLoRA cannot start from.
+        ValueError: the rank is above a layer's width; or a layer stores its weight transposed (GPT-2's),
+            which PEFT's OLoRA cannot start from.
     """
+    refuse_wide_ranks(network)
     for layer in layers(network):
         base = layer.base_layer
         if base.weight.is_meta:
@@ -90,6 +92,19 @@ def update(layer: LoraLayer) -> torch.Tensor:
     """s·(B·A − B0·A0), in the shape of the base weight."""
     change = layer.lora_B[ADAPTER].weight @ layer.lora_A[ADAPTER].weight - layer.start_B @ layer.start_A
     return (change.T if layer.fan_in_fan_out else change) * layer.scaling[ADAPTER]
+
+
+def refuse_wide_ranks(network: nn.Module) -> None:
+    """A weight has only so many directions to start from.
+
+    Raises:
+        ValueError: the rank is above a layer's width.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, LoraLayer) and layer.r[ADAPTER] > min(layer.in_features, layer.out_features):
+            width = min(layer.in_features, layer.out_features)
+            place = name.removeprefix("base_model.model.")
+            raise ValueError(f"the layer {place} has only {width} directions. Lower the rank to {width}.")
 
 
 def started(network: nn.Module) -> bool:
