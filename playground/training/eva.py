@@ -10,7 +10,7 @@ from torch import nn
 
 from playground.errors import InvalidParams, RunFailed
 from playground.training.batches import Example, pad
-from playground.training.residual_lora import ADAPTER, refuse_wide_ranks
+from playground.training.residual_lora import ADAPTER, layers
 
 TOKENS = 512  # of a batch, at least; and eight times the rank
 BATCHES = 400  # after so many the directions must have settled
@@ -21,16 +21,18 @@ def start(network: nn.Module, examples: Sequence[Example], rank: int) -> None:
     """Set A of every LoRA layer of a freshly wrapped network, by the inputs that the examples give it.
 
     Raises:
-        InvalidParams: the examples have too few tokens for the rank.
+        InvalidParams: the examples have too few tokens for the rank, or the layers too few inputs.
         RunFailed: the directions did not settle.
     """
     from peft import EvaConfig
     from peft.tuners.lora.eva import get_eva_state_dict
 
-    try:
-        refuse_wide_ranks(network)
-    except ValueError as error:
-        raise InvalidParams(f"The start eva does not fit: {error}", "rank") from error
+    narrowest = min(layer.in_features for layer in layers(network))
+    if rank > narrowest:
+        raise InvalidParams(
+            f"The start eva does not fit: a layer's input has only {narrowest} directions. Lower the rank.",
+            "rank",
+        )
     batches = _batches(network, examples, rank)
     config = network.peft_config[ADAPTER]
     config.eva_config = EvaConfig(rho=1.0)

@@ -212,7 +212,7 @@ def test_what_does_not_fit_the_model_is_refused(values, match):
 def test_eva_refuses_a_rank_above_the_tokens(tmp_path):
     given = context(tmp_path)
     given.task = dataclasses.replace(given.task, train=given.task.train[:1])
-    params = LoRAParams(rank=32, init="eva")
+    params = LoRAParams(rank=16, init="eva")
     network = LoRA().wrap(params, given.model.model)
     with pytest.raises(InvalidParams, match="lower the rank"):
         LoRA().prepare(params, network, given)
