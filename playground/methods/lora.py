@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # starts that PEFT takes out of the base weight, under PEFT's names: see training.residual_lora
 RESIDUAL = {"pissa": "pissa_niter_16", "pissa-exact": "pissa", "olora": "olora"}
+STARTS = RESIDUAL | {"orthogonal": "orthogonal"}
 
 
 class LoRAParams(TrainingParams):
@@ -150,7 +151,7 @@ class LoRA(PeftTuner):
             use_rslora=params.rslora,
             use_dora=params.dora,
             # the other starts are set afterwards, and are no business of whoever loads the adapter
-            init_lora_weights=params.init if params.init in ("gaussian", "orthogonal") else True,
+            init_lora_weights="gaussian" if params.init == "gaussian" else True,
             bias="none",
             task_type="CAUSAL_LM",
         )
@@ -158,11 +159,11 @@ class LoRA(PeftTuner):
     def wrap(self, params: LoRAParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
         """See ``Parametric.wrap``."""
         wrapped = super().wrap(params, network, seed)
-        if params.init in RESIDUAL:
+        if params.init in STARTS:
             from playground.training.residual_lora import start
 
             try:
-                start(wrapped, RESIDUAL[params.init])
+                start(wrapped, STARTS[params.init])
             except ValueError as error:
                 raise InvalidParams(f"The start {params.init} does not fit: {error}", "init") from error
         return wrapped

@@ -60,27 +60,41 @@ def start(network: nn.Module, kind: str) -> None:
     """Set every LoRA layer of a freshly wrapped network to PEFT's start of that ``kind``, base untouched.
 
     Args:
-        kind: "pissa", "pissa_niter_16" or "olora".
+        kind: "pissa", "pissa_niter_16", "olora"; or "orthogonal", which starts at zero, needs nothing
+            subtracted, and is here because PEFT's own cannot be asked for on a quantised base.
 
     Raises:
         ValueError: the rank is above a layer's width; or a layer stores its weight transposed (GPT-2's),
             which PEFT's OLoRA cannot start from.
     """
-    refuse_wide_ranks(network)
+    if kind != "orthogonal":
+        refuse_wide_ranks(network)
     for layer in layers(network):
         base = layer.base_layer
         if base.weight.is_meta:
             continue
         if kind == "olora" and layer.fan_in_fan_out:
             raise ValueError("OLoRA cannot start from its transposed weights. Choose pissa, or default.")
+        own = layer.lora_A[ADAPTER].weight.detach()  # for its type and device
         layer.base_layer = _copy(base)  # PEFT's start writes into it
-        layer.olora_init(ADAPTER) if kind == "olora" else layer.pissa_init(ADAPTER, kind)
+        _pefts(layer, kind)
         layer.base_layer = base
         for name, part in (("start_A", layer.lora_A), ("start_B", layer.lora_B)):
             weight = part[ADAPTER].weight
-            weight.data = weight.data.to(base.weight.device).contiguous()
-            layer.register_buffer(name, weight.detach().clone(), persistent=False)
-        layer.lora_variant[ADAPTER] = Residual()
+            weight.data = weight.data.to(own).contiguous()
+            if kind != "orthogonal":
+                layer.register_buffer(name, weight.detach().clone(), persistent=False)
+        if kind != "orthogonal":
+            layer.lora_variant[ADAPTER] = Residual()
+
+
+def _pefts(layer: LoraLayer, kind: str) -> None:
+    if kind == "orthogonal":
+        layer.orthogonal_init(ADAPTER)
+    elif kind == "olora":
+        layer.olora_init(ADAPTER)
+    else:
+        layer.pissa_init(ADAPTER, kind)
 
 
 def layers(network: nn.Module) -> list[LoraLayer]:

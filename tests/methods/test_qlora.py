@@ -16,6 +16,7 @@ from playground.models.text import load
 from playground.settings import Settings
 from playground.training import checkpoints, quantised_lora
 from playground.training.batches import can_pack, encode
+from playground.training.mixed import half_products
 from playground.training.text import _dtype
 
 RANK = 4
@@ -30,6 +31,7 @@ OPTIONS = {
     "dropout": {"dropout": 0.1},
     "pissa": {"init": "pissa"},
     "olora": {"init": "olora"},
+    "orthogonal": {"init": "orthogonal"},
     "eva": {"init": "eva"},
     "loftq": {"init": "loftq"},
     "top": {"top_layers": 1, "layers": "mlp"},
@@ -151,7 +153,9 @@ def test_plain_peft_loads_the_adapter_on_a_base_packed_by_transformers(finished,
         )
     )
     packed = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
-    for layer in packed.modules():  # bitsandbytes' bfloat16 products on some processors: DoRA is wrong with them
+    for (
+        layer
+    ) in packed.modules():  # bitsandbytes' bfloat16 products on some processors: DoRA is wrong with them
         if quantise.quantised(layer):
             layer.support_avx512bf16_for_cpu = False
     plain = PeftModel.from_pretrained(packed, finished(option).context.folder / "adapter")
@@ -195,6 +199,21 @@ def test_fused_layers_give_pefts_loss_and_gradients(folder, kind):
     assert sum("forward" in layer.__dict__ for layer in network.modules()) >= 14
     for name, wanted in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], wanted, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("kind", quantise.KINDS)
+def test_products_in_bfloat16_are_near_and_undone(folder, kind):
+    params = QLoRAParams(rank=RANK, quantization=kind, init="orthogonal")
+    network = QLoRA().wrap(params, base(folder, params).model)
+    ids = torch.tensor([[2, 6, 7, 1, 3]])
+    QLoRA().faster(network, True)
+    exact = network(input_ids=ids).logits
+    with half_products(network) as layers:
+        near = network(input_ids=ids).logits
+    assert layers == 14
+    assert not torch.equal(near, exact)
+    torch.testing.assert_close(near, exact, rtol=0.1, atol=0.1)
+    assert torch.equal(network(input_ids=ids).logits, exact)
 
 
 @pytest.mark.parametrize("kind", quantise.KINDS)
