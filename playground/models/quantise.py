@@ -104,15 +104,16 @@ def dequantise(layer: nn.Module, dtype: torch.dtype | None = None) -> torch.Tens
     Args:
         dtype: None = the type it was loaded with (8-bit: float32).
     """
-    from bitsandbytes import functional
-
     weight = layer.weight
     if type(weight).__name__ == "Params4bit":
+        from bitsandbytes import functional
+
         if dtype is None:
             return functional.dequantize_4bit(weight.data, weight.quant_state)
         return functional.dequantize_4bit(weight.data, _in_type(weight.quant_state, dtype))
     scales = weight.SCB if weight.SCB is not None else layer.state.SCB
-    return functional.int8_vectorwise_dequant(weight.data, scales).to(dtype or torch.float32)
+    values = weight.data.to(torch.float32).mul_(scales.unsqueeze(1) / 127)
+    return values.to(dtype or torch.float32)
 
 
 def _in_type(state: Any, dtype: torch.dtype) -> Any:
