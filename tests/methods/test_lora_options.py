@@ -229,3 +229,37 @@ def test_an_adapter_from_before_a_parameter_existed_still_loads(finished, tmp_pa
     del about["params"]["dora"]
     (folder / "playground.json").write_text(json.dumps(about))
     LoRA().restore(options("top"), context(tmp_path))
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa-exact", "orthogonal", "default"])
+def test_layers_that_store_their_weight_transposed(init, tmp_path):
+    from peft import PeftModel
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    def base():
+        torch.manual_seed(0)
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 32}
+        return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.2)).eval()
+
+    params = LoRAParams(rank=4, init=init)
+    network = LoRA().wrap(params, base()).eval()
+    torch.testing.assert_close(logits(network), logits(base()), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        for value in checkpoints.trainable(network).values():
+            value += 0.1
+    wanted = logits(network)
+    assert not torch.allclose(wanted, logits(base()), atol=1e-2)
+    LoRA().write(network, tmp_path)
+    read = LoRA().frame(params, base()).eval()
+    LoRA().read(read, tmp_path)
+    plain = PeftModel.from_pretrained(base(), tmp_path)
+    for found in (read, plain, LoRA().merge(network)):
+        torch.testing.assert_close(logits(found), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_olora_says_that_it_cannot_start_from_transposed_weights():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    network = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, n_positions=64, vocab_size=32))
+    with pytest.raises(InvalidParams, match="transposed weights"):
+        LoRA().wrap(LoRAParams(rank=4, init="olora"), network)
