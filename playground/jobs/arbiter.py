@@ -163,12 +163,15 @@ class Arbiter:
             self._model = self._load(entry, progress)
         return self._model
 
-    def _load(self, entry: catalogue.Model, progress: Progress | None) -> "LanguageModel":
+    def _load(
+        self, entry: catalogue.Model, progress: Progress | None, quantization: str | None = None
+    ) -> "LanguageModel":
         from playground.models.sources import locate
         from playground.models.text import load
 
         self._refuse_beside_a_job(entry)
-        return load(entry, self.settings, folder=locate(entry, self.settings, progress))
+        folder = locate(entry, self.settings, progress)
+        return load(entry, self.settings, folder=folder, quantization=quantization)
 
     def _refuse_beside_a_job(self, entry: catalogue.Model) -> None:
         """On a GPU a job has the memory first."""
@@ -193,13 +196,15 @@ class Arbiter:
 
     def _restore(self, run: Run, progress: Progress | None) -> Adapted:
         technique = registry.method(run.method)
+        params = technique.Params.parse(run.params)
         folder = run_folder(self.settings, run.id)
         if not folder.is_dir():
             raise AdapterError(f"The folder of run {run.id} is gone; run it again.")
         if technique.family == "parametric":  # it changes the weights: on a copy of its own
             if self._short_of_memory():
                 self._drop()
-            model = self._load(catalogue.model(run.model, self.settings), progress)
+            entry = catalogue.model(run.model, self.settings)
+            model = self._load(entry, progress, technique.quantization(params))
         else:
             model = self._base(run.model, progress)
         context = Context(
@@ -209,7 +214,7 @@ class Arbiter:
             seed=run.seed,
             embedder=self._embedding,
         )
-        return technique.restore(technique.Params.parse(run.params), context)
+        return technique.restore(params, context)
 
     def _embedding(self) -> "Embedder":
         from playground.models.embedding import load_embedder

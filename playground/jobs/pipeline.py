@@ -30,8 +30,9 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     chosen = tasks.task(run.task, settings)
     entry = catalogue.model(run.model, settings)
     yield Event.provenance(**provenance.before(run, chosen))
-    language_model = yield from _load(entry, settings)
+    language_model = yield from _load(entry, settings, technique.quantization(params))
     yield Event.metric("load_seconds", language_model.load_seconds)
+    yield Event.metric("base_bytes", language_model.weight_bytes)
     yield Event.provenance(**provenance.of_model(language_model))
 
     context = Context(
@@ -67,13 +68,13 @@ def earlier_seconds(run: Run) -> float:
     return float(told or run.metrics.get("adapt_seconds") or 0.0)
 
 
-def _load(entry: Model, settings: Settings) -> Generator[Event, None, Any]:
+def _load(entry: Model, settings: Settings, quantization: str | None) -> Generator[Event, None, Any]:
     from playground.models.sources import locate
     from playground.models.text import load
 
     folder = yield from _telling(lambda tell: locate(entry, settings, tell))
     yield Event.progress("load", 0, 1, note=entry.title)
-    loaded = load(entry, settings, folder=folder)
+    loaded = load(entry, settings, folder=folder, quantization=quantization)
     yield Event.progress("load", 1, 1, note=entry.title)
     return loaded
 

@@ -22,6 +22,7 @@ LIBRARIES = (
     "torch",
     "transformers",
     "peft",
+    "bitsandbytes",
     "tokenizers",
     "safetensors",
     "sentence-transformers",
@@ -66,6 +67,7 @@ def of_model(model: "LanguageModel") -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
         "threads": torch.get_num_threads(),
     }
 

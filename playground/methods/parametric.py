@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from playground.data.tasks import Task
-from playground.errors import InvalidParams, ModelUnavailable
+from playground.errors import AdapterError, InvalidParams, ModelUnavailable
 from playground.events import Event
 from playground.methods.base import Adapted, Context, Method, Params, Prompt, parameter
 from playground.settings import Settings
@@ -116,6 +116,16 @@ class Parametric(Method):
 
     def hook(self, params: TrainingParams, network: "nn.Module", steps: int) -> "StepHook | None":
         """What is to be done around each of the ``steps`` steps of the training; nothing by default."""
+        return None
+
+    def frame(self, params: TrainingParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
+        """The wrapped network that ``read`` fills: as ``wrap``, unless what is kept has another form."""
+        return self.wrap(params, network, seed)
+
+    def groups(
+        self, params: TrainingParams, network: "nn.Module"
+    ) -> "list[tuple[list[nn.Parameter], float]] | None":
+        """Parameters that learn at a rate of their own, each group with its factor; None = all at one rate."""
         return None
 
     def faster(self, network: "nn.Module", on: bool) -> None:
@@ -233,8 +243,13 @@ class Parametric(Method):
         from playground.training.measure import directory_bytes
 
         folder = context.folder / ADAPTER
-        adapter_files.verify(folder, self._about(params, context))
-        network = self.wrap(params, context.model.model, context.seed)
+        about = self._about(params, context)
+        kept = adapter_files.verify(folder, {name: about[name] for name in ("method", "model", "revision")})
+        if not self._same(kept.get("params"), params):
+            raise AdapterError(
+                f"The adapter was made with params {kept.get('params')!r}, not with {about['params']!r}."
+            )
+        network = self.frame(params, context.model.model, context.seed)
         self.read(network, folder)
         context.model.model = network.eval()
         return _adapted(context, directory_bytes(folder))
@@ -264,6 +279,7 @@ class Parametric(Method):
             plan,
             context.folder,
             resume=context.resume,
+            groups=self.groups(params, network),
             samples=lambda step: _samples(adapted, context.task, "during" if step else "before", step),
             hook=self.hook(params, network, plan.steps(len(examples))),
         )
@@ -275,6 +291,13 @@ class Parametric(Method):
         yield Event.metric("train_tokens_per_second", result.tokens / result.seconds)
         return _adapted(context, directory_bytes(context.folder / ADAPTER))
 
+    def _same(self, kept: Any, params: TrainingParams) -> bool:
+        """Whether kept parameters are these; those that did not exist yet count as at their default."""
+        try:
+            return self.Params.parse(kept) == params
+        except (TypeError, InvalidParams):
+            return False
+
     def _about(self, params: TrainingParams, context: Context) -> dict[str, Any]:
         return {
             "method": self.id,
@@ -285,13 +308,15 @@ class Parametric(Method):
 
 
 def _adapted(context: Context, stored_bytes: int) -> Adapted:
+    from playground.models.quantise import numbers
+
     parameters = list(context.model.model.parameters())
     return Adapted(
         model=context.model,
         prompts=lambda inputs: [Prompt(context.task.messages(text)) for text in inputs],
         stored_bytes=stored_bytes,
         trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
-        total_parameters=sum(one.numel() for one in parameters),
+        total_parameters=sum(numbers(one) for one in parameters),
     )
 
 

@@ -23,6 +23,7 @@ BUILT_IN = (
     "playground.methods.rag:RAG",
     "playground.methods.full:Full",
     "playground.methods.lora:LoRA",
+    "playground.methods.qlora:QLoRA",
     "playground.methods.bitfit:BitFit",
     "playground.methods.bottleneck:Bottleneck",
     "playground.methods.ia3:IA3",

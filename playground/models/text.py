@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from playground.errors import InvalidInput, ModelUnavailable, OutOfMemory
 from playground.models import device as devices
-from playground.models import sources
+from playground.models import quantise, sources
 from playground.models.catalogue import Model
 from playground.settings import Settings
 
@@ -57,6 +57,7 @@ class LanguageModel:
 
     ``revision`` is the Hub's commit or the SHA-256 of the file that the weights come from.
     ``load_seconds`` counts reading the files and moving the weights, not fetching them.
+    ``quantization`` says how the weights were packed, see ``models.quantise``; None = not at all.
     """
 
     model: torch.nn.Module
@@ -66,6 +67,7 @@ class LanguageModel:
     dtype: torch.dtype
     load_seconds: float
     revision: str
+    quantization: str | None = None
     _template_takes_system: bool | None = field(default=None, repr=False)
 
     @property
@@ -76,6 +78,11 @@ class LanguageModel:
         limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
         limits.append(self.tokenizer.model_max_length)
         return min(limit for limit in limits if limit) - getattr(self.model, "virtual_tokens", 0)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in memory, with the tables that quantised ones need."""
+        return quantise.loaded_bytes(self.model)
 
     def text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The exact prompt of a chat.
@@ -347,13 +354,18 @@ class _Batch:
             self.cache.batch_select_indices(index)
 
 
-def load(model: Model, settings: Settings, *, folder: Path | None = None) -> LanguageModel:
+def load(
+    model: Model, settings: Settings, *, folder: Path | None = None, quantization: str | None = None
+) -> LanguageModel:
     """Load a language model from its ``folder`` (default: wherever ``sources.locate`` finds it).
 
     Sets torch's CPU threads for this process.
 
+    Args:
+        quantization: one of ``models.quantise.KINDS``, or None to keep the weights as they are.
+
     Raises:
-        ModelUnavailable: it cannot be had here, or its files cannot be read as a language model.
+        ModelUnavailable: it cannot be had here, cannot be read as a language model, or not be quantised.
         OutOfMemory: it does not fit on the device.
         InvalidInput: the settings name a device that is not here.
     """
@@ -364,10 +376,7 @@ def load(model: Model, settings: Settings, *, folder: Path | None = None) -> Lan
     start = time.perf_counter()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        network = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen.dtype, use_safetensors=True, local_files_only=True
-        )
-        network.to(chosen.name).eval()
+        network = _network(folder, chosen, quantization).eval()
     except torch.OutOfMemoryError as error:
         raise _too_little_memory(error) from error
     except (ValueError, KeyError, OSError) as error:
@@ -380,7 +389,16 @@ def load(model: Model, settings: Settings, *, folder: Path | None = None) -> Lan
         dtype=chosen.dtype,
         load_seconds=time.perf_counter() - start,
         revision=sources.revision(folder),
+        quantization=quantization,
     )
+
+
+def _network(folder: Path, chosen: devices.Device, quantization: str | None) -> torch.nn.Module:
+    options = {"dtype": chosen.dtype, "use_safetensors": True, "local_files_only": True}
+    if quantization is None:
+        return AutoModelForCausalLM.from_pretrained(folder, **options).to(chosen.name)
+    options |= quantise.loading(quantization, chosen)
+    return quantise.settle(AutoModelForCausalLM.from_pretrained(folder, **options))
 
 
 def _plain(messages: Sequence[Message], add_generation_prompt: bool) -> str:

@@ -38,6 +38,13 @@ METRICS = (
         "load_seconds", "Load", "s", False, "Loading the base model from disk. Download is not in it."
     ),
     MetricSpec(
+        "base_bytes",
+        "Base in memory",
+        "B",
+        False,
+        "The base model's weights as loaded, quantised or not, with what is needed to read them.",
+    ),
+    MetricSpec(
         "adapt_seconds",
         "Adapt",
         "s",

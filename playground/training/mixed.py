@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from playground.models.device import cpu_speed
+from playground.models.quantise import quantised
 
 HALF = torch.bfloat16
 GAIN = 1.5  # bfloat16 products must be so many times faster
@@ -30,18 +31,24 @@ def half_products(network: nn.Module) -> Iterator[int]:
     """Inside the block the network's plain float32 linear layers multiply in bfloat16; gives their number.
 
     A frozen weight is rounded once and kept beside the original (2 bytes a weight); a trained one is
-    rounded at each pass. The output head, thin trained layers, quantised ones and subclasses stay as they are.
+    rounded at each pass; a quantised one below a fused LoRA layer is dequantised to bfloat16. The output
+    head, thin trained layers, other quantised ones and subclasses stay as they are.
     """
     head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     layers = [layer for layer in network.modules() if _plain(layer) and layer is not head]
     for layer in layers:
         layer.rounded = None if layer.weight.requires_grad else layer.weight.detach().to(HALF)
         layer.forward = _forward(layer)
+    packed = [layer for layer in map(_packed_base, network.modules()) if layer is not None]
+    for layer in packed:
+        layer.rounded = True
     try:
-        yield len(layers)
+        yield len(layers) + len(packed)
     finally:
         for layer in layers:
             del layer.forward, layer.rounded
+        for layer in packed:
+            del layer.rounded
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -53,6 +60,14 @@ def _plain(layer: nn.Module) -> bool:
     if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32 or "forward" in vars(layer):
         return False
     return not layer.weight.requires_grad or min(layer.weight.shape) >= THIN
+
+
+def _packed_base(layer: nn.Module) -> nn.Module | None:
+    """The quantised layer below a LoRA layer that training.fused_lora computes."""
+    if not getattr(vars(layer).get("forward"), "fused", False):
+        return None
+    base = layer.get_base_layer()
+    return base if quantised(base) else None
 
 
 def _forward(layer: nn.Linear):

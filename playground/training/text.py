@@ -19,6 +19,7 @@ from torch import nn
 
 from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
+from playground.models.quantise import numbers
 from playground.training import checkpoints, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.measure import Stopwatch, calibrate_threads
@@ -155,6 +156,7 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    groups: Sequence[tuple[list[nn.Parameter], float]] | None = None,
     samples: Callable[[int], Iterable[Event]] | None = None,
     hook: StepHook | None = None,
 ) -> Generator[Event, None, TrainingResult]:
@@ -165,6 +167,8 @@ def train(
         dev: for the dev-loss curve; may be empty.
         folder: the run's folder; checkpoints are written below it.
         resume: go on from the last whole checkpoint in ``folder`` where there is one.
+        groups: all trainable parameters, in groups with the factor of each group's learning rate;
+            None = all at the plan's.
         samples: called with the step at the start and in the middle; its events are passed on.
         hook: called around each step.
 
@@ -173,7 +177,7 @@ def train(
         OutOfMemory: says what to lower.
         RunFailed: the disk is full.
     """
-    run = _Training(model, examples, dev, plan, Path(folder), samples, hook or StepHook())
+    run = _Training(model, examples, dev, plan, Path(folder), samples, hook or StepHook(), groups)
     try:
         return (yield from run.events(resume))
     except (MemoryError, RuntimeError) as error:
@@ -249,7 +253,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
 class _Training:
     """One training in progress."""
 
-    def __init__(self, model, examples, dev, plan, folder, samples, hook):
+    def __init__(self, model, examples, dev, plan, folder, samples, hook, groups):
         self.model, self.plan, self.folder, self.samples = model, plan, folder, samples
         self.hook = hook
         self.examples, self.dev = list(examples), list(dev)
@@ -257,8 +261,9 @@ class _Training:
         self.parameters = list(checkpoints.trainable(model).values())
         self.steps = plan.steps(len(self.examples))
         self.per_epoch = plan.steps_per_epoch(len(self.examples))
+        self.groups = groups or [(self.parameters, 1.0)]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            [{"params": parameters, "factor": factor} for parameters, factor in self.groups],
             lr=plan.learning_rate,
             weight_decay=plan.weight_decay,
             fused=self.device.type in {"cpu", "cuda"},
@@ -371,7 +376,7 @@ class _Training:
 
     def _step(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.state.step, self.steps)
+            group["lr"] = group["factor"] * self.plan.rate(self.state.step, self.steps)
         micro = self._batches(self.state.step)
         loss, tokens = 0.0, 0
         answers = sum(row.answers for rows in micro for row in rows)
@@ -494,7 +499,7 @@ class _Training:
             train_loss=state.train_loss,
             dev_loss=state.best_loss if kept != state.step else state.dev_loss,
             trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
-            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            total_parameters=sum(numbers(parameter) for parameter in self.model.parameters()),
             stopped_early=state.stopped_early,
             packed=self.packed,
         )
@@ -502,7 +507,8 @@ class _Training:
     def _fingerprint(self) -> str:
         plan = {key: value for key, value in asdict(self.plan).items() if key not in _FREE}
         shapes = {name: list(value.shape) for name, value in checkpoints.trainable(self.model).items()}
-        text = json.dumps([plan, shapes, [(example.ids, example.answer) for example in self.examples]])
+        groups = [(len(parameters), factor) for parameters, factor in self.groups]
+        text = json.dumps([plan, shapes, groups, [(e.ids, e.answer) for e in self.examples]])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

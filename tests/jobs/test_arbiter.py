@@ -25,7 +25,7 @@ def loads(monkeypatch, world):
     """Which models were loaded, in order; nothing heavy is."""
     loaded = []
 
-    def load(entry, settings, folder=None):
+    def load(entry, settings, folder=None, quantization=None):
         loaded.append(entry.id)
         return SimpleNamespace(entry=entry, device=SimpleNamespace(type="cpu"))
 

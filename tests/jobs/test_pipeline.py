@@ -144,6 +144,25 @@ def test_kill_9_while_training_then_on_from_the_checkpoint_then_tried(
         assert [index for index, _ in adapted.model.generate([ids], 4)] == [0]
 
 
+def test_qlora_runs_on_a_packed_base_and_is_tried_on_one(queue, settings, store, model, words, ended):
+    params = {"epochs": 1, "quantization": "int8"}
+    packed, plain = (
+        ended(run.id, 120)
+        for run in (
+            queue.submit("qlora", params, words, model, limit=2),
+            queue.submit("lora", {"epochs": 1}, words, model, limit=2),
+        )
+    )
+    assert (packed.status, packed.error) == ("done", None)
+    assert packed.metrics["base_bytes"] < plain.metrics["base_bytes"]
+    assert packed.metrics["trainable_share"] == plain.metrics["trainable_share"]
+    assert packed.provenance["quantization"] == "int8" and plain.provenance["quantization"] is None
+    with Arbiter(settings, store).adapted(packed.id) as adapted:
+        assert adapted.model.quantization == "int8"
+        ids = adapted.model.encode(adapted.prompts(["Where is my parcel?"])[0].messages)
+        assert [index for index, _ in adapted.model.generate([ids], 4)] == [0]
+
+
 def _steps(store, run_id):
     return max((event.data["step"] or 0 for event in store.events(run_id, kinds=["metric"])), default=0)
 

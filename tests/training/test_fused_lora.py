@@ -48,7 +48,12 @@ def test_gradients_are_those_of_finite_differences():
         torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 4), (2, 4), (3, 2))
     )
     weight, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    torch.autograd.gradcheck(lambda x, a, b: _LowRankLinear.apply(x, weight, bias, a, b, 1.7), (x, down, up))
+    start = torch.randn(2, 4, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    for frozen in ((None, None), start):
+        torch.autograd.gradcheck(
+            lambda x, a, b, frozen=frozen: _LowRankLinear.apply(x, lambda: weight, bias, a, b, *frozen, 1.7),
+            (x, down, up),
+        )
 
 
 def test_switching_off_still_works(make_model, make_examples):

@@ -19,6 +19,8 @@ class FakeModel:
     dtype = "torch.float32"
     load_seconds = 0.25
     revision = "fake-revision"
+    quantization = None
+    weight_bytes = 12345
 
     def __init__(self, entry):
         self.entry = entry
@@ -73,7 +75,7 @@ def evaluate(adapted, task, items, *, seed=0):
 def _install():
     module("torch", get_num_threads=lambda: 1)
     module("playground.models.sources", locate=locate)
-    module("playground.models.text", load=lambda entry, settings, folder=None: FakeModel(entry))
+    module("playground.models.text", load=lambda entry, settings, **_: FakeModel(entry))
     module("playground.evaluation.text", evaluate=evaluate)
     module("playground.training.measure", Stopwatch=Stopwatch, PeakMemory=PeakMemory)
     import fake_methods
