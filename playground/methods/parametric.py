@@ -157,38 +157,50 @@ class Parametric(Method):
         """What training would take: exact counts, estimated memory and time. Loads no weights.
 
         Args:
-            tokens_per_second: ``train_tokens_per_second`` of an earlier run with this model here.
+            tokens_per_second: ``train_tokens_per_second`` of an earlier run of this method and model here.
 
         Raises:
             ModelUnavailable: the model is not on this machine.
-            InvalidParams: the technique does not fit the model.
+            InvalidParams: the technique does not fit the model or the task.
         """
-        import torch
         from transformers import AutoTokenizer
 
+        from playground.evaluation.text import max_new_tokens
         from playground.models import device, sources
         from playground.models.text import LanguageModel
         from playground.training.batches import encode
-        from playground.training.estimate import estimate, skeleton
+        from playground.training.estimate import Workload, estimate, skeleton
 
+        self.check(params, task)
         if not sources.at_hand(model, settings):
             raise ModelUnavailable(
                 f"{model.title} is not on this machine yet: it is fetched by its first run."
             )
         folder = sources.locate(model, settings)
         chosen = device.choose(settings)
-        empty = skeleton(folder)
+        empty = skeleton(folder, chosen.dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        language_model = LanguageModel(
-            empty, tokenizer, model, torch.device("meta"), chosen.dtype, 0.0, model.revision
+        named = LanguageModel(empty, tokenizer, model, empty.device, chosen.dtype, 0.0, model.revision)
+        dev = encode(named, task, task.dev)
+        work = Workload(
+            examples=encode(named, task, task.train),
+            dev=dev,
+            plan=self.plan(params),
+            sampled=dev[:SAMPLES],
+            sample_tokens=max_new_tokens(task, named),
         )
+
+        def wrap(network: "nn.Module") -> "nn.Module":
+            wrapped = self.wrap(params, network)
+            self.faster(wrapped, True)
+            return wrapped
+
         return estimate(
             empty,
-            lambda network: self.wrap(params, network),
-            encode(language_model, task, task.train),
-            self.plan(params),
-            dtype=chosen.dtype,
+            wrap,
+            work,
             device=chosen.name,
+            quantization=_quantization(self, params),
             tokens_per_second=tokens_per_second,
         )
 
@@ -273,6 +285,12 @@ class Parametric(Method):
             "revision": context.model.revision,
             "params": params.model_dump(),
         }
+
+
+def _quantization(method: Method, params: Params) -> str | None:
+    """How the method wants the base model's weights stored; methods that do not say want them as they are."""
+    say = getattr(method, "quantization", None)
+    return say(params) if say else None
 
 
 def _adapted(context: Context, stored_bytes: int) -> Adapted:
