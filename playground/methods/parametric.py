@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from playground.data.tasks import Task
-from playground.errors import InvalidParams, ModelUnavailable
+from playground.errors import InvalidParams
 from playground.events import Event
 from playground.methods.base import Adapted, Context, Method, Params, Prompt, parameter
 from playground.settings import Settings
@@ -163,31 +163,22 @@ class Parametric(Method):
             ModelUnavailable: the model is not on this machine.
             InvalidParams: the technique does not fit the model or the task.
         """
-        from transformers import AutoTokenizer
-
         from playground.evaluation.text import max_new_tokens
-        from playground.models import device, sources
-        from playground.models.text import LanguageModel
+        from playground.models import device
         from playground.training.batches import encode
-        from playground.training.estimate import Workload, estimate, skeleton
+        from playground.training.estimate import Workload, estimate, part
+        from playground.training.weightless import weightless
 
         self.check(params, task)
-        if not sources.at_hand(model, settings):
-            raise ModelUnavailable(
-                f"{model.title} is not on this machine yet: it is fetched by its first run."
-            )
-        folder = sources.locate(model, settings)
-        chosen = device.choose(settings)
-        empty = skeleton(folder, chosen.dtype)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        named = LanguageModel(empty, tokenizer, model, empty.device, chosen.dtype, 0.0, model.revision)
-        dev = encode(named, task, task.dev)
+        empty = weightless(model, settings)
+        dev = encode(empty, task, part(task.dev))
         work = Workload(
-            examples=encode(named, task, task.train),
+            examples=encode(empty, task, part(task.train)),
             dev=dev,
             plan=self.plan(params),
             sampled=dev[:SAMPLES],
-            sample_tokens=max_new_tokens(task, named),
+            sample_tokens=max_new_tokens(task, empty),
+            stands_for=len(task.train),
         )
 
         def wrap(network: "nn.Module") -> "nn.Module":
@@ -196,10 +187,10 @@ class Parametric(Method):
             return wrapped
 
         return estimate(
-            empty,
+            empty.model,
             wrap,
             work,
-            device=chosen.name,
+            device=device.choose(settings).name,
             quantization=_quantization(self, params),
             tokens_per_second=tokens_per_second,
         )

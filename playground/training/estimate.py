@@ -26,13 +26,12 @@ per token), else what a short probe of this machine's matrix products reaches ×
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from playground.data.tasks import Item
 from playground.training import capacity
 from playground.training.batches import Example, Row, pack, pad, shared_prefix
 from playground.training.capacity import Verdict
@@ -42,13 +41,16 @@ from playground.training.text import Plan
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RUNTIME_BYTES = 450_000_000  # resident set of a worker that has imported everything, measured on Linux
+# resident set of a worker beside tensors: everything imported 450 MB, the rest kept by the allocator; measured on Linux
+RUNTIME_BYTES = 555_000_000
 EFFICIENCY = 0.7  # share of the probe's rate that training reaches
 OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
 
 # bytes of one weight of a linear layer, scales included: NF4 in blocks of 64 with double quantisation,
 # 8-bit with one float32 a row (Dettmers et al. 2022 and 2023, arXiv:2208.07339 and 2305.14314)
 QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+
+SAMPLED = 2_000  # examples that are tokenised for an estimate
 
 CANNOT_RUN = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError)
 
@@ -75,7 +77,7 @@ class Estimate:
     """What a training would take on ``device``.
 
     ``tokens`` go through the model in the whole training, forwards and backwards. ``examples`` are used,
-    ``left_out`` are too long. Counts are exact; ``memory`` and ``seconds`` (training, dev losses and
+    ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a part); ``memory`` and ``seconds`` (training, dev losses and
     samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
     not run without weights, and a formula for Llama-type layers stood in. ``free`` are the bytes that the
     device has left (None = unknown), and ``verdict`` compares; ``advice`` says what to lower, "" = nothing.
@@ -110,7 +112,8 @@ class Workload:
     """What a training has to go through beside its examples.
 
     ``dev`` are those of the dev loss. ``sampled`` are examples that are answered before, during and after
-    training, with at most ``sample_tokens`` new tokens. ``plan`` says how often.
+    training, with at most ``sample_tokens`` new tokens. ``plan`` says how often. Where ``examples`` are a
+    part of the training examples, ``stands_for`` says how many there are in all (0 = these).
     """
 
     examples: Sequence[Example]
@@ -118,13 +121,7 @@ class Workload:
     plan: Plan
     sampled: Sequence[Example] = ()
     sample_tokens: int = 0
-
-
-def skeleton(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The model of a folder without its weights (PyTorch's meta device): shapes and names only."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    stands_for: int = 0
 
 
 def estimate(
@@ -139,7 +136,7 @@ def estimate(
     """What training would take.
 
     Args:
-        model: the base model as ``skeleton`` gives it, in the number type that it would be loaded in.
+        model: the base model as ``weightless.skeleton`` gives it, in the number type that it would be loaded in.
         wrap: adds what is trained, as the method does for real, short cuts included.
         quantization: of the base model's linear layers: "nf4", "int8" or None.
         tokens_per_second: training speed measured before, on this machine with this method and model.
@@ -164,21 +161,23 @@ def estimate(
         activations=max(0, run.peak - trained_bytes) + unpacked,
         runtime=0 if device.startswith("cuda") else RUNTIME_BYTES,
     )
-    tokens = _tokens(kept, plan) if kept else 0
+    times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
+    used = round(len(kept) * times)
+    tokens = round(_tokens(kept, plan) * times) if kept else 0
     measured = capacity.speed(
         device, dtype, capacity.thread_counts(plan.threads or 0), *_shape(config, run.tokens)
     )
     rate = tokens_per_second * run.flops if tokens_per_second and run.flops else measured.flops * EFFICIENCY
-    optimiser = plan.steps(len(kept)) * OPTIMISER_PASSES * trained_bytes / measured.bytes
+    optimiser = plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
     training = tokens * run.flops / rate
     training += 0 if tokens_per_second else optimiser  # an earlier run's speed has it already
     free = capacity.free_memory(device)
     verdict = capacity.verdict(memory.total, free)
     return Estimate(
         device=device,
-        examples=len(kept),
-        left_out=len(work.examples) - len(kept),
-        steps=plan.steps(len(kept)),
+        examples=used,
+        left_out=(work.stands_for or len(work.examples)) - used,
+        steps=plan.steps(used),
         batch_size=plan.batch_size,
         effective_batch=plan.effective_batch,
         tokens=tokens,
@@ -193,6 +192,13 @@ def estimate(
         verdict=verdict,
         advice=_advice(memory, plan) if verdict in ("tight", "does not fit") else "",
     )
+
+
+def part(items: Sequence[Item]) -> Sequence[Item]:
+    """At most ``SAMPLED`` of the items, evenly spread over all of them."""
+    if len(items) <= SAMPLED:
+        return items
+    return [items[at * len(items) // SAMPLED] for at in range(SAMPLED)]
 
 
 def _bytes(network: nn.Module) -> int:
