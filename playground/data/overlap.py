@@ -21,7 +21,9 @@ MOST_CHECKS = 1_000_000  # comparisons of two texts: a few seconds
 MOST_PAIRS = 1_000  # that are named
 
 # Scripts that are written without spaces count every character as a word.
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+_WORDS = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,15 @@ from typing import Any
 
 from playground.data import tasks
 from playground.data.tasks import Item, Task
-from playground.errors import PlaygroundError
 from playground.events import Event
 from playground.jobs import provenance
+from playground.jobs.forecast import forecast
 from playground.methods.base import Adapted, Context, Method, Params
 from playground.methods.parametric import Parametric
 from playground.methods.registry import method
 from playground.models import catalogue
 from playground.models.catalogue import Model
 from playground.results.runs import Run, RunStore
-from playground.results.speed import training_speed
 from playground.settings import Settings
 
 
@@ -105,36 +104,20 @@ def _telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
 def _estimate(
     technique: Method, params: Params, chosen: Task, entry: Model, settings: Settings
 ) -> Iterator[Event]:
-    """What the run is expected to take, so that it stands beside what it took; not in any measured time."""
+    """What the run is expected to take, to stand beside what it took; it is in no measured time."""
     if not isinstance(technique, Parametric):
         return
     try:
-        told = technique.estimate(
-            params, chosen, entry, settings,
-            tokens_per_second=_earlier_speed(technique, params, entry, settings),
-        )  # fmt: skip
-    except PlaygroundError as error:  # the training will meet it, too, and say it better
-        yield Event.log(f"No estimate: {error}", "warning")
+        store = RunStore(settings.database, read_only=True)
+        try:
+            told = forecast(technique, params, chosen, entry, settings, store)
+        finally:
+            store.close()
+    except Exception as error:  # a run must not fail because it could not be foretold
+        yield Event.log(f"There is no estimate: {error}", "warning")
         return
     yield Event.metric("estimated_peak_bytes", told.memory.total)
     yield Event.metric("estimated_adapt_seconds", told.seconds)
-
-
-def _earlier_speed(
-    technique: Method, params: Params, entry: Model, settings: Settings
-) -> float | None:
-    from playground.models import device
-
-    if not settings.database.is_file():
-        return None
-    store = RunStore(settings.database, read_only=True)
-    try:
-        return training_speed(
-            store.list(method=technique.id, status="done"), technique.id, entry.id,
-            params.model_dump(mode="json"), device.choose(settings).name,
-        )  # fmt: skip
-    finally:
-        store.close()
 
 
 def _adapt(

@@ -68,7 +68,9 @@ def verdict(needed: int, free: int | None) -> Verdict | None:
 
 
 @cache
-def speed(device: str, dtype: torch.dtype, threads: tuple[int, ...], rows: int, inner: int, outer: int) -> Speed:
+def speed(
+    device: str, dtype: torch.dtype, threads: tuple[int, ...], rows: int, inner: int, outer: int
+) -> Speed:
     """Time a product (rows, inner) × (inner, outer), as large as the model's, for a few hundredths of a second.
 
     Args:
@@ -98,7 +100,9 @@ def thread_counts(threads: int) -> tuple[int, ...]:
 def _probe(device: str, dtype: torch.dtype, rows: int, inner: int, outer: int) -> Speed:
     left = torch.randn(rows, inner, device=device, dtype=dtype)
     # several, so that they come from memory as a model's layers do, not from the processor's cache
-    several = [torch.randn(inner, outer, device=device, dtype=dtype) for _ in range(_copies(inner, outer, dtype))]
+    several = [
+        torch.randn(inner, outer, device=device, dtype=dtype) for _ in range(_copies(inner, outer, dtype))
+    ]
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     products = _per_second(lambda: [left @ right for right in several], wait)
     vectors = _per_second(lambda: [left[:1] @ right for right in several], wait)

@@ -143,7 +143,6 @@ def estimate(
     """
     plan = work.plan
     config, dtype = model.config.get_text_config(), model.dtype
-    base = sum(parameter.numel() for parameter in model.parameters())
     stored = _bytes(model)
     weights, unpacked = _quantised(model, stored, quantization)
     with torch.device("meta"):
@@ -278,7 +277,11 @@ def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> Dry
     trained weight (arXiv:2001.08361, section 2.1). The embedding takes none, the head its answers only.
     """
     parameters = dict(network.named_parameters())
-    outside = {id(layer.weight) for layer in (network.get_input_embeddings(), network.get_output_embeddings()) if layer}
+    outside = {
+        id(layer.weight)
+        for layer in (network.get_input_embeddings(), network.get_output_embeddings())
+        if layer
+    }
     inside = [parameter for parameter in parameters.values() if id(parameter) not in outside]
     weights = sum(parameter.numel() for parameter in inside)
     learnt = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
