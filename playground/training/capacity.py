@@ -11,6 +11,8 @@ from typing import Literal
 import psutil
 import torch
 
+from playground.training.mixed import HALF, product
+
 Verdict = Literal["fits", "tight", "does not fit"]
 
 TIGHT = 0.85  # above this share of the free memory, an estimate's error may decide
@@ -69,21 +71,22 @@ def verdict(needed: int, free: int | None) -> Verdict | None:
 
 @cache
 def speed(
-    device: str, dtype: torch.dtype, threads: tuple[int, ...], rows: int, inner: int, outer: int
+    device: str, dtype: torch.dtype, half: bool, threads: tuple[int, ...], rows: int, inner: int, outer: int
 ) -> Speed:
     """Time a product (rows, inner) × (inner, outer), as large as the model's, for a few hundredths of a second.
 
     Args:
+        half: the product is computed in bfloat16, and rounded and widened around it (``training.mixed``).
         threads: CPU thread counts to try; the best one counts, as in a training.
     """
     if device.startswith("cuda"):
-        return _probe(device, dtype, rows, inner, outer)
+        return _probe(device, dtype, half, rows, inner, outer)
     before = torch.get_num_threads()
     try:
         found = []
         for count in threads:
             torch.set_num_threads(count)
-            found.append(_probe(device, dtype, rows, inner, outer))
+            found.append(_probe(device, dtype, half, rows, inner, outer))
     finally:
         torch.set_num_threads(before)
     return max(found, key=lambda one: one.flops)
@@ -97,18 +100,19 @@ def thread_counts(threads: int) -> tuple[int, ...]:
     return (1,) if every == 1 else (1, every)
 
 
-def _probe(device: str, dtype: torch.dtype, rows: int, inner: int, outer: int) -> Speed:
+def _probe(device: str, dtype: torch.dtype, half: bool, rows: int, inner: int, outer: int) -> Speed:
     left = torch.randn(rows, inner, device=device, dtype=dtype)
     # several, so that they come from memory as a model's layers do, not from the processor's cache
-    several = [
-        torch.randn(inner, outer, device=device, dtype=dtype) for _ in range(_copies(inner, outer, dtype))
+    wide = [
+        torch.randn(outer, inner, device=device, dtype=dtype) for _ in range(_copies(inner, outer, dtype))
     ]
+    several = [weight.to(HALF) for weight in wide] if half else wide
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    products = _per_second(lambda: [left @ right for right in several], wait)
-    vectors = _per_second(lambda: [left[:1] @ right for right in several], wait)
+    products = _per_second(lambda: [product(left, weight) for weight in several], wait)
+    vectors = _per_second(lambda: [product(left[:1], weight) for weight in wide], wait)
     return Speed(
-        products * len(several) * 2 * rows * inner * outer,
-        vectors * len(several) * inner * outer * dtype.itemsize,
+        products * len(wide) * 2 * rows * inner * outer,
+        vectors * len(wide) * inner * outer * dtype.itemsize,
     )
 
 

@@ -10,6 +10,7 @@ What it does not see: the workspaces of kernels, and what an allocator keeps for
 """
 
 import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from playground.training.text import row_loss
 
 @dataclass(frozen=True)
 class DryStep:
-    """``peak_bytes`` live at the highest point beside parameters and buffers: gradients and activations.
+    """``peak_bytes`` live at the highest point beside what was there before: gradients and activations.
 
     ``forward_flops`` and ``flops`` (forward and backward) count a multiplication and an addition as two.
     """
@@ -53,7 +54,7 @@ def dry_step(network: nn.Module, row: Row, *, learn: bool = True, again: bool = 
     if again:
         for parameter in parameters:
             parameter.grad = torch.empty_like(parameter)
-    meter = _Meter(network)
+    meter = _Meter()
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
             loss = row_loss(network, row)
@@ -73,37 +74,42 @@ def _bytes(tensor: torch.Tensor) -> int:
 class _Meter(TorchDispatchMode):
     """Bytes of the storages that live now and at most, and the FLOPs so far."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self):
         super().__init__()
         self.now = self.peak = self.flops = 0
-        self._known: dict[int, int] = {}
-        for tensor in (*network.parameters(), *network.buffers()):
-            self._known[tensor.untyped_storage()._cdata] = 0
-            if tensor.grad is not None:
-                self._known[tensor.grad.untyped_storage()._cdata] = 0
+        self._sizes: dict[int, int] = {}  # by storage; 0 = it was there before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        for tensor in _tensors(args):
+            self._note(tensor.untyped_storage(), 0)
         result = function(*args, **kwargs)
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=result)
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
+        for tensor in _tensors((result,)):
+            self._note(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
         return result
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
+    def _note(self, storage: torch.UntypedStorage, size: int) -> None:
         key = storage._cdata
-        if key in self._known:
+        if key in self._sizes:
             return
-        self._known[key] = storage.nbytes()
-        self.now += storage.nbytes()
+        self._sizes[key] = size
+        self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, key)
 
     def _gone(self, key: int) -> None:
-        self.now -= self._known.pop(key, 0)
+        self.now -= self._sizes.pop(key)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
 
 
 class _Attention(TorchFunctionMode):

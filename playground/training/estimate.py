@@ -5,7 +5,7 @@ Counts come from the real module tree, wrapped by the method itself, without wei
 Memory in bytes is the sum of
 
 - weights: the base model's parameters and buffers in their number type; those of linear layers in a
-  quantised one take ``QUANTISED`` bytes each,
+  quantised one take ``QUANTISED`` bytes each; where a CPU multiplies in bfloat16, the rounded copies, too,
 - adapter: the parameters that the method adds,
 - optimiser: AdamW's two numbers for each trained one,
 - gradients: one number for each trained one,
@@ -25,6 +25,7 @@ per token), else what a short probe of this machine's matrix products reaches ×
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +33,7 @@ import torch
 from torch import nn
 
 from playground.data.tasks import Item
-from playground.training import capacity
+from playground.training import capacity, mixed
 from playground.training.batches import Example, Row, pack, pad, shared_prefix
 from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
@@ -151,9 +152,10 @@ def estimate(
     trained_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     kept = [example for example in work.examples if len(example.ids) <= plan.max_length]
     dev = [example for example in work.dev if len(example.ids) <= plan.max_length]
-    run = _Dry(wrapped, config, dtype, plan, kept, dev)
+    half = _multiplies_half(plan, torch.device(device), dtype)
+    run = _Dry(wrapped, config, dtype, plan, kept, dev, half)
     memory = Memory(
-        weights=weights,
+        weights=weights + run.rounded,
         adapter=max(0, _bytes(wrapped) - stored),
         gradients=trained_bytes,
         optimizer=2 * trained_bytes,
@@ -163,9 +165,8 @@ def estimate(
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
     used = round(len(kept) * times)
     tokens = round(_tokens(kept, plan) * times) if kept else 0
-    measured = capacity.speed(
-        device, dtype, capacity.thread_counts(plan.threads or 0), *_shape(config, run.tokens)
-    )
+    threads = capacity.thread_counts(plan.threads or 0)
+    measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
     rate = tokens_per_second * run.flops if tokens_per_second and run.flops else measured.flops * EFFICIENCY
     optimiser = plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
     training = tokens * run.flops / rate
@@ -219,23 +220,36 @@ def _quantised(model: nn.Module, stored: int, kind: str | None) -> tuple[int, in
     return stored + packed, max(sizes, default=0) * model.dtype.itemsize
 
 
-class _Dry:
-    """The dry step's findings: ``peak`` bytes, FLOPs per token, ``tokens`` of the largest row."""
+def _multiplies_half(plan: Plan, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``text.train`` would multiply in bfloat16 on this CPU."""
+    wanted = mixed.pays(device) if plan.mixed is None else plan.mixed
+    return wanted and not plan.autocast and dtype == torch.float32
 
-    def __init__(self, wrapped, config, dtype, plan, kept, dev):
+
+class _Dry:
+    """The dry step's findings: ``peak`` bytes, FLOPs per token, ``tokens`` of the largest row.
+
+    ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether products are in it.
+    """
+
+    def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
         self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
+        self.rounded, self.half = 0, half
         if not kept:
             return
-        longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)
-        rows = _rows(longest[: plan.batch_size], shared_prefix(kept), plan, dtype, config)
+        longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
+        rows = _rows(longest, shared_prefix(kept), plan, dtype, config)
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
+        looks = _rows(dev, shared_prefix(dev), plan, dtype, config) if dev else []
+        look = max(looks, key=lambda row: row.tokens, default=None)
         try:
-            step = _either(wrapped, row, longest[: plan.batch_size], again=again)
-            looks = _rows(dev, shared_prefix(dev), plan, dtype, config) if dev else []
-            look = max(looks, key=lambda row: row.tokens, default=None)
-            dev_peak = _either(wrapped, look, dev[:1], learn=False).peak_bytes if look else 0
+            with mixed.half_products(wrapped) if half else nullcontext():
+                copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
+                self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
+                step = _either(wrapped, row, longest, again=again)
+                dev_peak = _either(wrapped, look, dev[:1], learn=False).peak_bytes if look else 0
         except CANNOT_RUN:
             self.dry = False
             step, dev_peak = _by_formula(wrapped, config, row), 0
