@@ -1,5 +1,6 @@
 """How much memory a job may take on a device, and how fast the device computes: both measured, in short."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from playground.training.mixed import HALF, product
 Verdict = Literal["fits", "tight", "does not fit"]
 
 TIGHT = 0.85  # above this share of the free memory, an estimate's error may decide
-PROBE_SECONDS = 0.08  # of one probe; there are three
+PROBE_SECONDS = 0.1  # of one probe at least; there are two for each count of threads
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -108,11 +109,10 @@ def _probe(device: str, dtype: torch.dtype, half: bool, rows: int, inner: int, o
     ]
     several = [weight.to(HALF) for weight in wide] if half else wide
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    products = _per_second(lambda: [product(left, weight) for weight in several], wait)
-    vectors = _per_second(lambda: [product(left[:1], weight) for weight in wide], wait)
+    size = inner * outer
     return Speed(
-        products * len(wide) * 2 * rows * inner * outer,
-        vectors * len(wide) * inner * outer * dtype.itemsize,
+        2 * rows * size / _seconds(lambda weight: product(left, weight), several, wait),
+        size * dtype.itemsize / _seconds(lambda weight: product(left[:1], weight), wide, wait),
     )
 
 
@@ -120,12 +120,13 @@ def _copies(inner: int, outer: int, dtype: torch.dtype) -> int:
     return max(1, min(64, 96_000_000 // (inner * outer * dtype.itemsize)))
 
 
-def _per_second(work: Callable[[], object], wait: Callable[[], None]) -> float:
-    work()
-    wait()
-    done, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < PROBE_SECONDS or not done:
-        work()
-        wait()
-        done += 1
-    return done / spent
+def _seconds(work: Callable[[torch.Tensor], object], weights: list, wait: Callable[[], None]) -> float:
+    """Seconds of one product when nothing else wants the processor: the shortest of many."""
+    best, start = math.inf, time.perf_counter()
+    while time.perf_counter() - start < PROBE_SECONDS:
+        for weight in weights:
+            begun = time.perf_counter()
+            work(weight)
+            wait()
+            best = min(best, time.perf_counter() - begun)
+    return best

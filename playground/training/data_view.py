@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from playground.models.text import LanguageModel
 
 NAMED = 5  # items that a finding names
+PART = "…"  # a token that is only a part of a character
+LONGEST_CHARACTER = 4  # bytes, so tokens at most
 MANY = 0.05  # share of train items from which a finding is a warning, not a remark
 
 Role = Literal["context", "learnt"]
@@ -125,25 +127,31 @@ def show(model: "LanguageModel", task: Task, item: Item, max_length: int) -> Sho
     tokens = tuple(
         Token(
             id=id,
-            text=_readable(model.tokenizer, id),
+            text=text,
             role="context" if at < first_learnt else "learnt",
             special=id in special and id != unknown,
             unknown=id == unknown,
         )
-        for at, id in enumerate(example.ids)
+        for at, (id, text) in enumerate(zip(example.ids, _texts(model.tokenizer, example.ids), strict=True))
     )
     return Shown(item.id, tokens, len(example.ids) > max_length)
 
 
-def _readable(tokenizer: Any, id: int) -> str:
-    """A token's text with the space before it; its name where it is a part of a character only."""
-    name = tokenizer.convert_ids_to_tokens(id)
-    text = tokenizer.decode([id], clean_up_tokenization_spaces=False)
-    if "\ufffd" in text or not text:
-        return str(name)
-    if name.startswith("\u2581") and not text.startswith(" "):  # SentencePiece's space is lost on its own
-        return f" {text}"
-    return text
+def _texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token's text with the space before it. Of tokens that share a character the last one has it."""
+    texts, waiting = [], []
+    for id in ids:
+        waiting.append(id)
+        text = tokenizer.decode(waiting, clean_up_tokenization_spaces=False)
+        if "\ufffd" in text and len(waiting) < LONGEST_CHARACTER:
+            texts.append(PART)
+            continue
+        name = str(tokenizer.convert_ids_to_tokens(id))
+        if name.startswith("\u2581") and not text.startswith(" "):  # SentencePiece drops it when alone
+            text = f" {text}"
+        texts.append(text or name)
+        waiting = []
+    return texts
 
 
 def _lengths(
@@ -196,13 +204,13 @@ def _overlaps(task: Task, found: Overlap) -> Iterable[Finding]:
     if found.conflicts:
         yield _pairs(
             "conflict", "warn", found.conflicts,
-            "with the same text as another, but a different answer: the model cannot learn both.",
+            "a contradiction: the same text as another, a different answer. The model cannot learn both.",
         )  # fmt: skip
     if found.duplicates:
         tone = "warn" if len(found.duplicates) > many else "info"
         yield _pairs("duplicate", tone, found.duplicates, "an exact copy of another: it counts twice.")
     if found.near:
-        tone = "warn" if len(found.near) > many else "info"
+        tone = "warn" if len({pair.second for pair in found.near}) > many else "info"
         yield _pairs("near-duplicate", tone, found.near, "nearly the same as another (90 % of the words).")
     for split, pairs, consequence in (
         ("test", found.train_test, "the test then measures memory, not skill"),
@@ -224,7 +232,9 @@ def _overlaps(task: Task, found: Overlap) -> Iterable[Finding]:
 
 
 def _pairs(kind: str, tone: Tone, pairs: Sequence[Pair], text: str) -> Finding:
-    return Finding(kind, tone, len(pairs), f"{_count(len(pairs), 'training example')} {text}", _names(pairs))
+    own = {pair.second: pair for pair in reversed(pairs)}  # one for each, the first that was found
+    names = _names(list(own.values())[::-1])
+    return Finding(kind, tone, len(own), f"{_count(len(own), 'training example')} {text}", names)
 
 
 def _names(pairs: Sequence[Pair]) -> tuple[str, ...]:

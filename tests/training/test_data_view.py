@@ -9,7 +9,7 @@ from tiny import language_model, task
 
 from playground.data.tasks import Item
 from playground.training.batches import encode
-from playground.training.data_view import data_view, show
+from playground.training.data_view import _texts, data_view, show
 from playground.training.estimate import SAMPLED
 
 NASTY = '<img src=x onerror="alert(1)">'
@@ -112,3 +112,18 @@ def test_the_bundled_tasks_are_clean_and_quick_to_look_at(starter_home):
     shown = show(model, chosen, chosen.train[0], 512)
     learnt = "".join(token.text for token in shown.tokens if token.role == "learnt")
     assert learnt == f"{chosen.train[0].target}<|im_end|>"
+
+
+def test_a_character_of_several_tokens_stands_on_the_last():
+    class Bytes:
+        all_special_ids, unk_token_id = [], None
+
+        def decode(self, ids, **_):
+            return bytes(ids).decode(errors="replace")
+
+        def convert_ids_to_tokens(self, id):
+            return f"<{id}>"
+
+    ids = tuple("a日é🙂".encode())
+    assert _texts(Bytes(), ids) == ["a", "…", "…", "日", "…", "é", "…", "…", "…", "🙂"]
+    assert _texts(Bytes(), (0xFF, 0xFE, 0xFF, 0xFE, 97))[-1] == "a"

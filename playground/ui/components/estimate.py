@@ -96,7 +96,7 @@ def _sources(told: "Estimate") -> str:
     if told.speed == "earlier run":
         words = f"Time from an earlier run of this method and model here, at {speed}."
     else:
-        words = f"Time from a short probe of this machine, about {speed}; the first run will tell better."
+        words = f"Time from a short probe of this machine, about {speed} when nothing else runs; the first run will tell better."
     words += (
         " Memory from one step run without weights."
         if told.dry
