@@ -102,10 +102,11 @@ def thread_counts(threads: int) -> tuple[int, ...]:
 
 
 def _probe(device: str, dtype: torch.dtype, half: bool, rows: int, inner: int, outer: int) -> Speed:
-    left = torch.randn(rows, inner, device=device, dtype=dtype)
+    left = torch.full((rows, inner), 0.5, device=device, dtype=dtype)
     # several, so that they come from memory as a model's layers do, not from the processor's cache
     wide = [
-        torch.randn(outer, inner, device=device, dtype=dtype) for _ in range(_copies(inner, outer, dtype))
+        torch.full((outer, inner), 0.5, device=device, dtype=dtype)
+        for _ in range(_copies(inner, outer, dtype))
     ]
     several = [weight.to(HALF) for weight in wide] if half else wide
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
@@ -117,7 +118,7 @@ def _probe(device: str, dtype: torch.dtype, half: bool, rows: int, inner: int, o
 
 
 def _copies(inner: int, outer: int, dtype: torch.dtype) -> int:
-    return max(1, min(64, 96_000_000 // (inner * outer * dtype.itemsize)))
+    return max(1, min(64, 64_000_000 // (inner * outer * dtype.itemsize)))
 
 
 def _seconds(work: Callable[[torch.Tensor], object], weights: list, wait: Callable[[], None]) -> float:
