@@ -12,7 +12,8 @@ Memory in bytes is the sum of
 - activations: what else lives at the highest point of one step with the longest examples, or of the dev
   loss, as ``dry_step`` finds it by running the step without numbers,
 - runtime: on a CPU, Python with PyTorch, transformers and PEFT, and what the allocator keeps, measured; on a
-  GPU nothing, because there the measured peak counts tensors only.
+  GPU nothing, because there the measured peak counts tensors only (the driver's context, about 0.5 GB, is
+  beside it, and so is the workspace of cuBLAS).
 
 Time is (all FLOPs from the same dry step)::
 
@@ -47,9 +48,9 @@ RUNTIME_BYTES = 555_000_000
 EFFICIENCY = 0.7  # share of the probe's rate that training reaches
 OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
 
-# bytes of one weight of a linear layer, scales included: NF4 in blocks of 64 with double quantisation,
-# 8-bit with one float32 a row (Dettmers et al. 2022 and 2023, arXiv:2208.07339 and 2305.14314)
-QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# bytes of one weight of a linear layer, scales included: NF4 in blocks of 64 with scales that are quantised
+# in blocks of 256, or in float32; 8-bit (Dettmers et al. 2023, arXiv:2305.14314, and 2022, arXiv:2208.07339)
+QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "nf4-single": 0.5 + 4 / 64, "int8": 1.0}
 
 SAMPLED = 2_000  # examples that are tokenised for an estimate
 

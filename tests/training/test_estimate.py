@@ -150,7 +150,7 @@ def test_rounded_copies_of_frozen_weights_count_as_weights(guess, make_examples)
     assert mixed.memory.weights - plain.memory.weights == 2 * linear
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", "nf4-single", "int8"])
 def test_quantised_linear_layers_take_fewer_bytes(guess, make_examples, kind):
     plain, packed = guess(make_examples()), guess(make_examples(), quantization=kind)
     linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3)
