@@ -54,7 +54,7 @@ QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "nf4-single": 0.5 + 4 / 64, "
 
 SAMPLED = 2_000  # examples that are tokenised for an estimate
 
-CANNOT_RUN = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError)
+CANNOT_RUN = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
 
 
 @dataclass(frozen=True)
