@@ -1,4 +1,4 @@
-"""The same runs without a browser: ``python -m playground race|run|table|doctor``.
+"""The same runs without a browser: ``python -m playground race|run|estimate|table|doctor``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 all well, 1 a run
 failed, 2 bad input, 130 stopped with Ctrl-C.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TextIO
 
+from playground.data import tasks
 from playground.errors import InvalidInput, ModelUnavailable, PlaygroundError, QueueError, RunNotFound
 from playground.jobs.queue import Queue
 from playground.methods import registry
@@ -87,6 +88,20 @@ def parser() -> argparse.ArgumentParser:
     kinds = run.add_subparsers(metavar="METHOD", required=True)
     for method in registry.methods().values():
         _add_method(kinds, method)
+
+    estimate = commands.add_parser(
+        "estimate", help="what a training would take, and what is odd about its data"
+    )
+    estimate.add_argument("--method", required=True, help="id of a method that trains, e.g. lora")
+    estimate.add_argument("--task", required=True, help="id of a task, e.g. support-desk")
+    estimate.add_argument(
+        "--model", default=DEFAULT_MODEL, help="id of the catalogue, or owner/name on the Hub"
+    )
+    estimate.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; may be repeated"
+    )
+    estimate.add_argument("--json", action="store_true", help="print one JSON object")
+    estimate.set_defaults(command=_estimate)
 
     table = commands.add_parser("table", help="print the comparison of all runs so far")
     table.add_argument("--format", choices=("md", "csv", "json"), default="md")
@@ -178,6 +193,68 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             queue.prepare(options.method, params, options.task, options.model, options.seed, options.limit)
         ],
     )
+
+
+def _estimate(options: argparse.Namespace, settings: Settings) -> int:
+    from playground.jobs.forecast import forecast, look
+
+    technique = registry.method(options.method)
+    params = technique.Params.parse(dict(map(_assignment, options.set)))
+    task = tasks.task(options.task, settings)
+    technique.check(params, task)
+    _fetch(options.model, settings)
+    entry = catalogue.model(options.model, settings)
+    store = RunStore(settings.database)
+    try:
+        told = forecast(technique, params, task, entry, settings, store)
+    finally:
+        store.close()
+    data = look(params, task, entry, settings)
+    found = {
+        "method": technique.id,
+        "model": entry.id,
+        "task": task.id,
+        "params": params.model_dump(mode="json"),
+        "estimate": told.record(),
+        "data": data.record(),
+    }
+    print(json.dumps(found, ensure_ascii=False) if options.json else _estimated(found))
+    return 0
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InvalidInput(f"--set wants NAME=VALUE, not “{text}”.", "set")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def _estimated(found: dict[str, Any]) -> str:
+    """The estimate and the data's findings as lines."""
+    told, memory = found["estimate"], found["estimate"]["memory"]
+    parts = ", ".join(
+        f"{name} {comparison.text(size, 'B')}" for name, size in memory.items() if size and name != "total"
+    )
+    free = (
+        "" if told["free"] is None else f" of {comparison.text(told['free'], 'B')} free on {told['device']}"
+    )
+    fits = f": {told['verdict']}" if told["verdict"] else ""
+    speed = comparison.text(told["tokens_per_second"], "tokens/s")
+    lines = [
+        f"{found['method']} on {found['task']} with {found['model']}",
+        f"Examples   {told['examples']:,} ({told['left_out']:,} too long)",
+        f"Steps      {told['steps']:,} of {told['effective_batch']} examples",
+        f"Trainable  {told['trainable_parameters']:,} of {told['total_parameters']:,} parameters",
+        f"Memory     about {comparison.text(memory['total'], 'B')}{free}{fits}",
+        f"           {parts}",
+        f"Time       about {comparison.text(told['seconds'], 's')} ({speed}, from {told['speed']})",
+    ]
+    if told["advice"]:
+        lines.append(f"Advice     {told['advice']}")
+    for finding in found["data"]["findings"]:
+        names = f" ({', '.join(finding['items'])})" if finding["items"] else ""
+        lines.append(f"Data       {finding['text']}{names}")
+    return "\n".join(lines)
 
 
 def _table(options: argparse.Namespace, settings: Settings) -> int:

@@ -11,11 +11,13 @@ from playground.data import tasks
 from playground.data.tasks import Item, Task
 from playground.events import Event
 from playground.jobs import provenance
-from playground.methods.base import Adapted, Context
+from playground.jobs.forecast import forecast
+from playground.methods.base import Adapted, Context, Method, Params
+from playground.methods.parametric import Parametric
 from playground.methods.registry import method
 from playground.models import catalogue
 from playground.models.catalogue import Model
-from playground.results.runs import Run
+from playground.results.runs import Run, RunStore
 from playground.settings import Settings
 
 
@@ -34,6 +36,7 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     yield Event.metric("load_seconds", language_model.load_seconds)
     yield Event.metric("base_bytes", language_model.weight_bytes)
     yield Event.provenance(**provenance.of_model(language_model))
+    yield from _estimate(technique, params, chosen, entry, settings)
 
     context = Context(
         task=chosen,
@@ -97,6 +100,25 @@ def _telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
     if "error" in result:
         raise result["error"]
     return result["value"]
+
+
+def _estimate(
+    technique: Method, params: Params, chosen: Task, entry: Model, settings: Settings
+) -> Iterator[Event]:
+    """What the run is expected to take, to stand beside what it took; it is in no measured time."""
+    if not isinstance(technique, Parametric):
+        return
+    try:
+        store = RunStore(settings.database, read_only=True)
+        try:
+            told = forecast(technique, params, chosen, entry, settings, store)
+        finally:
+            store.close()
+    except Exception as error:  # a run must not fail because it could not be foretold
+        yield Event.log(f"There is no estimate: {error}", "warning")
+        return
+    yield Event.metric("estimated_peak_bytes", told.memory.total)
+    yield Event.metric("estimated_adapt_seconds", told.seconds)
 
 
 def _adapt(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from playground.data.tasks import Task
-from playground.errors import AdapterError, InvalidParams, ModelUnavailable
+from playground.errors import AdapterError, InvalidParams
 from playground.events import Event
 from playground.methods.base import Adapted, Context, Method, Params, Prompt, parameter
 from playground.settings import Settings
@@ -174,38 +174,41 @@ class Parametric(Method):
         """What training would take: exact counts, estimated memory and time. Loads no weights.
 
         Args:
-            tokens_per_second: ``train_tokens_per_second`` of an earlier run with this model here.
+            tokens_per_second: ``train_tokens_per_second`` of an earlier run of this method and model here.
 
         Raises:
             ModelUnavailable: the model is not on this machine.
-            InvalidParams: the technique does not fit the model.
+            InvalidParams: the technique does not fit the model or the task.
         """
-        import torch
-        from transformers import AutoTokenizer
-
-        from playground.models import device, sources
-        from playground.models.text import LanguageModel
+        from playground.evaluation.text import max_new_tokens
+        from playground.models import device
         from playground.training.batches import encode
-        from playground.training.estimate import estimate, skeleton
+        from playground.training.estimate import Workload, estimate, part
+        from playground.training.weightless import weightless
 
-        if not sources.at_hand(model, settings):
-            raise ModelUnavailable(
-                f"{model.title} is not on this machine yet: it is fetched by its first run."
-            )
-        folder = sources.locate(model, settings)
-        chosen = device.choose(settings)
-        empty = skeleton(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        language_model = LanguageModel(
-            empty, tokenizer, model, torch.device("meta"), chosen.dtype, 0.0, model.revision
+        self.check(params, task)
+        empty = weightless(model, settings)
+        dev = encode(empty, task, part(task.dev))
+        work = Workload(
+            examples=encode(empty, task, part(task.train)),
+            dev=dev,
+            plan=self.plan(params),
+            sampled=dev[:SAMPLES],
+            sample_tokens=max_new_tokens(task, empty),
+            stands_for=len(task.train),
         )
+
+        def wrap(network: "nn.Module") -> "nn.Module":
+            wrapped = self.wrap(params, network)
+            self.faster(wrapped, True)
+            return wrapped
+
         return estimate(
-            empty,
-            lambda network: self.wrap(params, network),
-            encode(language_model, task, task.train),
-            self.plan(params),
-            dtype=chosen.dtype,
-            device=chosen.name,
+            empty.model,
+            wrap,
+            work,
+            device=device.choose(settings).name,
+            quantization=_quantization(self, params),
             tokens_per_second=tokens_per_second,
         )
 
@@ -305,6 +308,12 @@ class Parametric(Method):
             "revision": context.model.revision,
             "params": params.model_dump(),
         }
+
+
+def _quantization(method: Method, params: Params) -> str | None:
+    """How the method wants the base model's weights stored; methods that do not say want them as they are."""
+    say = getattr(method, "quantization", None)
+    return say(params) if say else None
 
 
 def _adapted(context: Context, stored_bytes: int) -> Adapted:

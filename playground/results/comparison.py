@@ -13,6 +13,7 @@ from typing import Any
 
 from playground.results.metrics import BY_NAME, METRICS, MetricSpec
 from playground.results.runs import ACTIVE, Run
+from playground.results.speed import PAIRS, estimate_errors
 
 REFERENCE = "zero_shot"  # the method that the others are held against
 GROUP_PREFIX = "quality/"
@@ -22,13 +23,19 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``unit`` is a MetricSpec's unit, or "text", "difference" (of shares) or "json"."""
+    """One column. ``unit`` is a MetricSpec's unit, or "text", "difference" (of shares), "error" (a share, with its
+    sign) or "json"."""
 
     name: str
     label: str
     unit: str
     help: str = ""
     shown: bool = True  # stands in the readable table; the others are in CSV and JSON only
+
+
+def error_name(metric: str) -> str:
+    """The column with the error of an estimate."""
+    return f"{metric}_error"
 
 
 def _metric(name: str, shown: bool | None = None) -> Column:
@@ -66,6 +73,16 @@ _COST = tuple(
     if spec.name not in {"quality", "quality_low", "quality_high", "n"}
     and spec.name not in {"train_loss", "dev_loss", "learning_rate", "train_tokens_per_second"}
 )
+_ERRORS = tuple(
+    Column(
+        error_name(name),
+        f"{BY_NAME[name].label}: error",
+        "error",
+        "Estimated against measured, as a share of the measured.",
+        shown=False,
+    )
+    for name in PAIRS
+)
 _ORIGIN = (
     Column("seed", "Seed", "count"),
     Column("group", "Race", "text", shown=False),
@@ -74,7 +91,7 @@ _ORIGIN = (
     Column("finished", "Finished", "time", "Unix seconds.", shown=False),
     Column("provenance", "Provenance", "json", shown=False),
 )
-COLUMNS = _IDENTITY + _QUALITY + _COST + _ORIGIN
+COLUMNS = _IDENTITY + _QUALITY + _COST + _ERRORS + _ORIGIN
 _BLANK: Row = dict.fromkeys(column.name for column in COLUMNS)
 
 
@@ -135,6 +152,7 @@ def _row(run: Run, method: Mapping[str, Any], references: Mapping[tuple, float])
     for name, value in run.metrics.items():
         if name in row or name.startswith(GROUP_PREFIX):
             row[name] = _whole(name, value)
+    row |= {error_name(name): error for name, error in estimate_errors(run.metrics).items()}
     row |= {
         "run": run.id,
         "method": run.method,
@@ -204,6 +222,7 @@ def _seconds(value: float) -> str:
 
 _FORMATS = {
     "": _per_cent,
+    "error": lambda share: f"{share * 100:+.0f} %",
     "difference": lambda value: f"{value * 100:+.1f} pp",
     "count": lambda value: f"{value:,.0f}",
     "s": _seconds,

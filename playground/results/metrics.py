@@ -59,6 +59,22 @@ METRICS = (
         "Highest memory of the run's process while adapting.",
     ),
     MetricSpec(
+        "estimated_adapt_seconds",
+        "Adapt, estimated",
+        "s",
+        False,
+        "What was told before the start.",
+        False,
+    ),
+    MetricSpec(
+        "estimated_peak_bytes",
+        "Peak memory, estimated",
+        "B",
+        False,
+        "What was told before the start, of adapting.",
+        False,
+    ),
+    MetricSpec(
         "answer_peak_bytes",
         "Peak memory, answering",
         "B",

@@ -1,34 +1,64 @@
 """What a training will take, before it starts: exact counts, and memory and time estimated.
 
-Memory is the sum of (all in bytes; ``size`` is that of the number type):
+Counts come from the real module tree, wrapped by the method itself, without weights (PyTorch's meta device).
 
-- weights: all parameters of the base model × size,
-- adapter, gradients, optimiser: trainable parameters × 4, × 4, × 8 (AdamW keeps two numbers each),
-- activations of the largest forward pass, as a Llama-type layer keeps them for the backward pass::
+Memory in bytes is the sum of
 
-    tokens × layers × (12 × hidden + 5 × intermediate + 2 × keys and values) × size
-    + tokens² × size                                      the attention mask of a packed row
-    + answer tokens × vocabulary × 12                     logits, their logarithms and gradient, float32
+- weights: the base model's parameters and buffers in their number type; those of linear layers in a
+  quantised one take ``QUANTISED`` bytes each; where a CPU multiplies in bfloat16, the rounded copies, too,
+- adapter: the parameters that the method adds,
+- optimiser: AdamW's two numbers for each trained one,
+- gradients: one number for each trained one,
+- activations: what else lives at the highest point of one step with the longest examples, or of the dev
+  loss, as ``dry_step`` finds it by running the step without numbers,
+- runtime: on a CPU, Python with PyTorch, transformers and PEFT, and what the allocator keeps, measured; on a
+  GPU nothing, because there the measured peak counts tensors only (the driver's context, about 0.5 GB, is
+  beside it, and so is the workspace of cuBLAS).
 
-- runtime: what Python with PyTorch, transformers and PEFT takes by itself on a CPU (not on a GPU).
+Time is (all FLOPs from the same dry step)::
+
+    (training tokens × FLOPs per token + dev evaluations × FLOPs forward) / rate
+    + steps × bytes that the optimiser reads and writes / bandwidth
+    + sampled answers: FLOPs of their prompts / rate, and weights / bandwidth for each new token
+
+where the rate is that of an earlier run of the same method and model here (its tokens per second × FLOPs
+per token), else what a short probe of this machine's matrix products reaches × ``EFFICIENCY``.
+
+Estimated against measured peaks with SmolLM2-135M on a CPU (Linux, one thread): LoRA of all linear layers with
+batch 4 1.66 and 1.67 GB, with batch 8 1.99 and 1.97 GB, of attention alone 1.54 and 1.55 GB, all weights with
+batch 2 2.93 and 3.05 GB, LoRA with bfloat16 products 1.87 and 1.91 GB.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from playground.training.batches import Example, shared_prefix
+from playground.data.tasks import Item
+from playground.training import capacity, mixed
+from playground.training.batches import Example, Row, pack, pad, shared_prefix
+from playground.training.capacity import Verdict
+from playground.training.dry_step import DryStep, dry_step
 from playground.training.text import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-RUNTIME_BYTES = 450_000_000  # resident set of a worker that has imported everything, measured on Linux
+# resident set of a worker beside tensors: everything imported 450 MB, the rest kept by the allocator; measured on Linux
+RUNTIME_BYTES = 555_000_000
+EFFICIENCY = 0.65  # share of the probe's rate that LoRA reached by CPU time, batches of 4 and 8
+OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
+
+# bytes of one weight of a linear layer, scales included: NF4 in blocks of 64 with scales that are quantised
+# in blocks of 256, or in float32; 8-bit (Dettmers et al. 2023, arXiv:2305.14314, and 2022, arXiv:2208.07339)
+QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "nf4-single": 0.5 + 4 / 64, "int8": 1.0}
+
+SAMPLED = 2_000  # examples that are tokenised for an estimate
+
+CANNOT_RUN = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -50,73 +80,242 @@ class Memory:
 
 @dataclass(frozen=True)
 class Estimate:
-    """``tokens`` go through the model in the whole training, forwards and backwards.
+    """What a training would take on ``device``.
 
-    ``examples`` are used, ``left_out`` are too long. Counts are exact; ``memory`` and ``seconds`` are
-    estimates, ``seconds`` is None where no speed was measured yet.
+    ``tokens`` go through the model in the whole training, forwards and backwards. ``examples`` are used,
+    ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a part); ``memory`` and ``seconds`` (training, dev losses and
+    samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
+    not run without weights, and a formula for Llama-type layers stood in. ``free`` are the bytes that the
+    device has left (None = unknown), and ``verdict`` compares; ``advice`` says what to lower, "" = nothing.
     """
 
+    device: str
     examples: int
     left_out: int
     steps: int
+    batch_size: int
     effective_batch: int
     tokens: int
     trainable_parameters: int
     total_parameters: int
     memory: Memory
-    seconds: float | None
+    seconds: float
+    tokens_per_second: float
+    speed: Literal["earlier run", "probe"]
+    dry: bool
+    free: int | None
+    verdict: Verdict | None
+    advice: str
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        memory = asdict(self.memory) | {"total": self.memory.total}
+        return asdict(self) | {"memory": memory}
 
 
-def skeleton(folder: Path) -> nn.Module:
-    """The model of a folder without its weights (PyTorch's meta device): shapes and names only."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+@dataclass(frozen=True)
+class Workload:
+    """What a training has to go through beside its examples.
+
+    ``dev`` are those of the dev loss. ``sampled`` are examples that are answered before, during and after
+    training, with at most ``sample_tokens`` new tokens. ``plan`` says how often. Where ``examples`` are a
+    part of the training examples, ``stands_for`` says how many there are in all (0 = these).
+    """
+
+    examples: Sequence[Example]
+    dev: Sequence[Example]
+    plan: Plan
+    sampled: Sequence[Example] = ()
+    sample_tokens: int = 0
+    stands_for: int = 0
 
 
 def estimate(
     model: nn.Module,
     wrap: Callable[[nn.Module], nn.Module],
-    examples: Sequence[Example],
-    plan: Plan,
+    work: Workload,
     *,
-    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    quantization: str | None = None,
     tokens_per_second: float | None = None,
 ) -> Estimate:
     """What training would take.
 
     Args:
-        model: the base model, best as ``skeleton`` gives it.
-        wrap: adds what is trained, as the method does for real.
-        tokens_per_second: training speed measured before, on this machine with this model.
+        model: the base model as ``weightless.skeleton`` gives it, in the number type that it would be loaded in.
+        wrap: adds what is trained, as the method does for real, short cuts included.
+        quantization: of the base model's linear layers: "nf4", "int8" or None.
+        tokens_per_second: training speed measured before, on this machine with this method and model.
     """
-    base = sum(parameter.numel() for parameter in model.parameters())
-    config = model.config.get_text_config()
+    plan = work.plan
+    config, dtype = model.config.get_text_config(), model.dtype
+    stored = _bytes(model)
+    weights, unpacked = _quantised(model, stored, quantization)
     with torch.device("meta"):
         wrapped = wrap(model)
-    trainable = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in wrapped.parameters())
-    kept = [example for example in examples if len(example.ids) <= plan.max_length]
-    tokens = _tokens(kept, plan) if kept else 0
+    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    trained_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    kept = [example for example in work.examples if len(example.ids) <= plan.max_length]
+    dev = [example for example in work.dev if len(example.ids) <= plan.max_length]
+    half = _multiplies_half(plan, torch.device(device), dtype)
+    run = _Dry(wrapped, config, dtype, plan, kept, dev, half)
+    memory = Memory(
+        weights=weights + run.rounded,
+        adapter=max(0, _bytes(wrapped) - stored),
+        gradients=trained_bytes,
+        optimizer=2 * trained_bytes,
+        activations=max(0, run.peak - trained_bytes) + unpacked,
+        runtime=0 if device.startswith("cuda") else RUNTIME_BYTES,
+    )
+    times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
+    used = round(len(kept) * times)
+    tokens = round(_tokens(kept, plan) * times) if kept else 0
+    threads = capacity.thread_counts(plan.threads or 0)
+    measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
+    rate = tokens_per_second * run.flops if tokens_per_second and run.flops else measured.flops * EFFICIENCY
+    optimiser = plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
+    training = tokens * run.flops / rate
+    training += 0 if tokens_per_second else optimiser  # an earlier run's speed has it already
+    free = capacity.free_memory(device)
+    verdict = capacity.verdict(memory.total, free)
     return Estimate(
-        examples=len(kept),
-        left_out=len(examples) - len(kept),
-        steps=plan.steps(len(kept)),
+        device=device,
+        examples=used,
+        left_out=(work.stands_for or len(work.examples)) - used,
+        steps=plan.steps(used),
+        batch_size=plan.batch_size,
         effective_batch=plan.effective_batch,
         tokens=tokens,
-        trainable_parameters=trainable,
-        total_parameters=total,
-        memory=Memory(
-            weights=base * dtype.itemsize,
-            adapter=(total - base) * 4,
-            gradients=trainable * 4,
-            optimizer=trainable * 8,
-            activations=_activations(kept, plan, config, dtype.itemsize) if kept else 0,
-            runtime=0 if device.startswith("cuda") else RUNTIME_BYTES,
-        ),
-        seconds=tokens / tokens_per_second if tokens_per_second else None,
+        trainable_parameters=sum(parameter.numel() for parameter in trained),
+        total_parameters=sum(parameter.numel() for parameter in wrapped.parameters()),
+        memory=memory,
+        seconds=training + _looking(work, dev, run.forward_flops, rate, stored / measured.bytes),
+        tokens_per_second=tokens / training if training else 0.0,
+        speed="earlier run" if tokens_per_second else "probe",
+        dry=run.dry,
+        free=free,
+        verdict=verdict,
+        advice=_advice(memory, plan) if verdict in ("tight", "does not fit") else "",
     )
+
+
+def part(items: Sequence[Item]) -> Sequence[Item]:
+    """At most ``SAMPLED`` of the items, evenly spread over all of them."""
+    if len(items) <= SAMPLED:
+        return items
+    return [items[at * len(items) // SAMPLED] for at in range(SAMPLED)]
+
+
+def _bytes(network: nn.Module) -> int:
+    tensors = (*network.parameters(), *network.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _quantised(model: nn.Module, stored: int, kind: str | None) -> tuple[int, int]:
+    """Bytes of the weights, and of the largest layer unpacked for one product."""
+    if kind is None:
+        return stored, 0
+    head = model.get_output_embeddings()
+    sizes = [
+        layer.weight.numel()
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) and layer is not head
+    ]
+    packed = round(sum(sizes) * QUANTISED[kind]) - sum(sizes) * model.dtype.itemsize
+    return stored + packed, max(sizes, default=0) * model.dtype.itemsize
+
+
+def _multiplies_half(plan: Plan, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``text.train`` would multiply in bfloat16 on this CPU."""
+    wanted = mixed.pays(device) if plan.mixed is None else plan.mixed
+    return wanted and not plan.autocast and dtype == torch.float32
+
+
+class _Dry:
+    """The dry step's findings: ``peak`` bytes, FLOPs per token, ``tokens`` of the largest row.
+
+    ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether products are in it.
+    """
+
+    def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
+        self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
+        self.rounded, self.half = 0, half
+        if not kept:
+            return
+        longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
+        rows = _rows(longest, shared_prefix(kept), plan, dtype, config)
+        again = len(rows) > 1 or plan.gradient_accumulation > 1
+        row = max(rows, key=lambda row: row.tokens)
+        self.tokens = row.tokens
+        looks = _rows(dev, shared_prefix(dev), plan, dtype, config) if dev else []
+        look = max(looks, key=lambda row: row.tokens, default=None)
+        try:
+            with mixed.half_products(wrapped) if half else nullcontext():
+                copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
+                self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
+                step = _either(wrapped, row, longest, again=again)
+                dev_peak = _either(wrapped, look, dev[:1], learn=False).peak_bytes if look else 0
+        except CANNOT_RUN:
+            self.dry = False
+            step, dev_peak = _by_formula(wrapped, config, row), 0
+        self.peak = max(step.peak_bytes, dev_peak)
+        self.forward_flops, self.flops = step.forward_flops / row.tokens, step.flops / row.tokens
+
+
+def _rows(
+    examples: Sequence[Example], prefix: int, plan: Plan, dtype: torch.dtype, config: "PreTrainedConfig"
+) -> list[Row]:
+    """As ``text.train`` would make them: packed, or padded where a sliding window forbids it."""
+    meta = torch.device("meta")
+    window = getattr(config, "sliding_window", None)
+    if window is None or max(len(example.ids) for example in examples) <= window:
+        return pack(examples, prefix, plan.pack_tokens, meta, dtype)
+    size = max(1, plan.pack_tokens // max(len(example.ids) for example in examples))
+    return [_padded(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
+def _padded(examples: Sequence[Example]) -> Row:
+    """Without mask and positions: their contents would be asked for, and they are small."""
+    row = pad(examples, torch.device("meta"))
+    inputs = {name: row.inputs[name] for name in ("input_ids", "logits_to_keep")}
+    return Row(inputs, row.labels, row.answers, row.inputs["input_ids"].numel())
+
+
+def _either(network: nn.Module, row: Row, examples: Sequence[Example], **how: bool) -> DryStep:
+    """The step with the row as it is, or padded for techniques that take no packed row (prefix tuning)."""
+    try:
+        return dry_step(network, row, **how)
+    except CANNOT_RUN:
+        return dry_step(network, _padded(examples), **how)
+
+
+def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> DryStep:
+    """For a model that does not run without weights: a Llama-type layer's tensors, Kaplan et al.'s FLOPs.
+
+    Each token takes two FLOPs a weight forward, two for the activations' gradients, and two more for each
+    trained weight (arXiv:2001.08361, section 2.1). The embedding takes none, the head its answers only.
+    """
+    parameters = dict(network.named_parameters())
+    outside = {
+        id(layer.weight)
+        for layer in (network.get_input_embeddings(), network.get_output_embeddings())
+        if layer
+    }
+    inside = [parameter for parameter in parameters.values() if id(parameter) not in outside]
+    weights = sum(parameter.numel() for parameter in inside)
+    learnt = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
+    size = next(iter(parameters.values())).element_size()
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    head = row.answers * config.vocab_size
+    activations = row.tokens * config.num_hidden_layers * (12 * hidden + 5 * inner) * size + head * 12
+    forward = 2 * row.tokens * weights + 2 * head * hidden
+    return DryStep(activations + learnt * size, forward, 2 * forward + 2 * row.tokens * learnt)
+
+
+def _shape(config: "PreTrainedConfig", tokens: int) -> tuple[int, int, int]:
+    hidden = config.hidden_size
+    return tokens, hidden, getattr(config, "intermediate_size", None) or 4 * hidden
 
 
 def _tokens(examples: Sequence[Example], plan: Plan) -> int:
@@ -129,18 +328,27 @@ def _tokens(examples: Sequence[Example], plan: Plan) -> int:
     return plan.epochs * (own + prefix * batches)
 
 
-def _activations(examples: Sequence[Example], plan: Plan, config: "PreTrainedConfig", size: int) -> int:
-    prefix = shared_prefix(examples)
-    longest = sorted((len(example.ids) - 1 - prefix for example in examples), reverse=True)
-    tokens = prefix + sum(longest[: plan.batch_size])
-    tokens = min(tokens, max(plan.pack_tokens, prefix + longest[0]))
-    answers = sum(sorted((example.answer for example in examples), reverse=True)[: plan.batch_size])
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layer = 12 * config.hidden_size + 5 * inner + 2 * heads * width
-    return (
-        tokens * config.num_hidden_layers * layer * size
-        + tokens * tokens * size
-        + answers * config.vocab_size * 12
-    )
+def _looking(
+    work: Workload, dev: Sequence[Example], flops: float, rate: float, seconds_per_token: float
+) -> float:
+    """Seconds of dev losses and sampled answers: at the start, in the middle and at the end."""
+    times = work.plan.evals + 1
+    read = sum(len(example.ids) - example.answer for example in work.sampled)
+    if dev:
+        prefix = shared_prefix(dev)
+        read += sum(len(example.ids) - 1 - prefix for example in dev)
+    written = work.sample_tokens * seconds_per_token if work.sampled else 0.0
+    return times * (read * flops / rate + written)
+
+
+def _advice(memory: Memory, plan: Plan) -> str:
+    """What takes most, and what to lower."""
+    trained = memory.gradients + memory.optimizer + memory.adapter
+    largest = max(memory.activations, trained, memory.weights)
+    if largest == memory.activations:
+        if plan.batch_size > 1:
+            return "Lower the batch size, and raise gradient accumulation to make up for it; or lower the maximum length."
+        return "Lower the maximum length, or leave out the longest examples."
+    if largest == trained:
+        return "Train fewer weights: a lower rank, fewer layers, or a method that adds a small part, such as LoRA."
+    return "Choose a smaller model, or a method that loads it quantised."

@@ -113,7 +113,8 @@ def _forward(layer):
 
     def forward(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         special = layer.disable_adapters or layer.merged or args or kwargs
-        if special or torch.is_autocast_enabled(x.device.type) or x.dtype != down.weight.dtype:
+        autocast = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        if special or autocast or x.dtype != down.weight.dtype:
             return original(layer, x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
         result = _LowRankLinear.apply(

@@ -103,6 +103,9 @@ def test_a_race_fills_the_table(queue, store, model, words, ended):
     assert zero["trainable_parameters"] is None
     assert lora["trainable_parameters"] > 0
     assert lora["stored_bytes"] > 1000
+    for name in ("estimated_peak_bytes", "estimated_adapt_seconds"):
+        assert lora[name] > 0 and lora[f"{name}_error"] is not None
+        assert zero[name] is None and zero[f"{name}_error"] is None
     answers = [
         [
             event.data["item"]

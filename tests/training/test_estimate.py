@@ -1,19 +1,29 @@
+"""What an estimate promises against what a training of a tiny model really does."""
+
 import dataclasses
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from playground.training.estimate import estimate, skeleton
-from playground.training.text import Plan, train
+from playground.training import capacity
+from playground.training.batches import Example, pack, shared_prefix
+from playground.training.dry_step import dry_step
+from playground.training.estimate import QUANTISED, SAMPLED, Workload, estimate, part
+from playground.training.text import Plan, row_loss, train
+from playground.training.weightless import skeleton
 
-PLAN = Plan(epochs=3, batch_size=4, threads=None)
+PLAN = Plan(epochs=3, batch_size=4, threads=None, mixed=False)
 
 
-def wrap(model):
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+def lora(model):
+    return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def full(model):
+    return model.requires_grad_(True)
 
 
 @pytest.fixture
@@ -22,46 +32,212 @@ def folder(make_model, tmp_path):
     return tmp_path / "model"
 
 
-def test_counts_equal_those_of_the_training(folder, make_examples, tmp_path, drain):
+@pytest.fixture
+def guess(folder):
+    """An estimate for examples, by default of LoRA."""
+
+    def make(examples, plan=PLAN, wrap=lora, dev=(), dtype=torch.float32, **how):
+        return estimate(skeleton(folder, dtype), wrap, Workload(examples, dev, plan), **how)
+
+    return make
+
+
+def test_counts_equal_those_of_the_training(folder, guess, make_examples, tmp_path, drain):
     examples = make_examples(10)
-    told = estimate(skeleton(folder), wrap, examples, PLAN)
-    model = wrap(LlamaForCausalLM.from_pretrained(folder))
+    told = guess(examples)
+    model = lora(LlamaForCausalLM.from_pretrained(folder))
     _, result = drain(train(model, examples, [], PLAN, tmp_path))
     assert (told.steps, told.tokens) == (result.steps, result.tokens)
     assert told.trainable_parameters == result.trainable_parameters
     assert told.total_parameters == result.total_parameters
-    assert (told.examples, told.left_out, told.effective_batch) == (10, 0, 4)
+    assert (told.examples, told.left_out, told.effective_batch, told.dry) == (10, 0, 4, True)
 
 
 def test_no_weights_are_loaded(folder):
-    assert {parameter.device.type for parameter in skeleton(folder).parameters()} == {"meta"}
+    network = skeleton(folder)
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert network.generation_config.eos_token_id == network.config.eos_token_id
 
 
-def test_time_is_unknown_until_a_speed_was_measured(folder, make_examples):
-    assert estimate(skeleton(folder), wrap, make_examples(), PLAN).seconds is None
-    told = estimate(skeleton(folder), wrap, make_examples(), PLAN, tokens_per_second=10.0)
-    assert told.seconds == told.tokens / 10
+class Live(TorchDispatchMode):
+    """Bytes of storages that a real step on the CPU holds at most, beside those that it is given."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self.tensors, self.peak = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        import weakref
+
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.tensors.append(weakref.ref(tensor.untyped_storage()))
+        live = {}
+        for reference in self.tensors:
+            storage = reference()
+            if storage is not None and storage.data_ptr() not in self.given:
+                live[storage.data_ptr()] = storage.nbytes()
+        self.peak = max(self.peak, sum(live.values()))
+        return result
 
 
-def test_memory_is_the_sum_of_its_parts_and_follows_the_batch(folder, make_examples):
-    small = estimate(skeleton(folder), wrap, make_examples(), PLAN)
-    large = estimate(skeleton(folder), wrap, make_examples(), dataclasses.replace(PLAN, batch_size=8))
-    assert small.memory.total == sum(dataclasses.astuple(small.memory))
-    assert small.memory.optimizer == 8 * small.trainable_parameters
+@pytest.mark.parametrize("wrap", [lora, full])
+def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_examples, wrap):
+    examples = make_examples(4)
+    rows = [
+        pack(examples, shared_prefix(examples), 1024, torch.device(device), torch.float32)[0]
+        for device in ("cpu", "meta")
+    ]
+    real = wrap(make_model()).train()
+    with torch.device("meta"):
+        dry = wrap(skeleton(folder))
+    given = [*real.parameters(), *real.buffers()]
+    with Live(given) as live:
+        row_loss(real, rows[0]).backward()
+    found = dry_step(dry, rows[1])
+    assert found.peak_bytes == pytest.approx(live.peak, rel=0.08)
+    assert all(parameter.grad is None for parameter in dry.parameters())
+
+
+def test_flops_are_two_a_weight_and_token_forward_and_more_where_weights_are_learnt(folder, make_examples):
+    examples = make_examples(4)
+    (row,) = pack(examples, shared_prefix(examples), 1024, torch.device("meta"), torch.float32)
+    with torch.device("meta"):
+        all_weights, few = full(skeleton(folder)), lora(skeleton(folder))
+    base, adapter = dry_step(all_weights, row), dry_step(few, row)
+    linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3)
+    attention = 2 * 4 * row.tokens * 32 * row.tokens
+    head = 2 * row.answers * 32 * 64
+    assert base.forward_flops == pytest.approx(2 * row.tokens * linear + attention + head, rel=0.05)
+    assert base.flops > 2.8 * base.forward_flops
+    assert adapter.flops < base.flops
+
+
+def test_activations_follow_what_is_trained(guess, make_examples):
+    examples = make_examples(8)
+    few = guess(examples, wrap=lambda m: get_peft_model(m, IA3Config(task_type="CAUSAL_LM")))
+    some, every = guess(examples), guess(examples, wrap=full)
+    assert few.trainable_parameters < some.trainable_parameters < every.trainable_parameters
+    assert few.memory.activations < some.memory.activations
+    assert every.memory.adapter == 0 and every.memory.gradients == 4 * every.total_parameters
+
+
+def test_memory_is_the_sum_of_its_parts_and_follows_the_batch(guess, make_examples):
+    small = guess(make_examples())
+    large = guess(make_examples(), dataclasses.replace(PLAN, batch_size=8))
+    parts = dataclasses.astuple(small.memory)
+    assert small.memory.total == sum(parts) == small.record()["memory"]["total"]
+    assert small.memory.optimizer == 2 * small.memory.gradients == 8 * small.trainable_parameters
     assert large.memory.activations > small.memory.activations
-    assert (
-        large.memory.weights
-        == small.memory.weights
-        == 4 * (small.total_parameters - small.trainable_parameters)
-    )
-    half = estimate(skeleton(folder), wrap, make_examples(), PLAN, dtype=torch.bfloat16, device="cuda")
-    assert half.memory.weights * 2 == small.memory.weights and half.memory.runtime == 0
+    assert large.memory.weights == small.memory.weights
+    half = guess(make_examples(), dtype=torch.bfloat16)
+    assert half.memory.weights < 0.6 * small.memory.weights
 
 
-def test_too_long_examples_are_counted(folder, make_examples):
+def test_accumulated_gradients_are_held_beside_the_activations(guess, make_examples):
+    once = guess(make_examples(), dataclasses.replace(PLAN, batch_size=1), full)
+    twice = guess(make_examples(), dataclasses.replace(PLAN, batch_size=1, gradient_accumulation=2), full)
+    assert twice.memory.total > once.memory.total
+    assert (twice.effective_batch, twice.batch_size) == (2, 1)
+
+
+def test_rounded_copies_of_frozen_weights_count_as_weights(guess, make_examples):
+    plain = guess(make_examples())
+    mixed = guess(make_examples(), dataclasses.replace(PLAN, mixed=True))
+    linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3)
+    assert mixed.memory.weights - plain.memory.weights == 2 * linear
+
+
+@pytest.mark.parametrize("kind", ["nf4", "nf4-single", "int8"])
+def test_quantised_linear_layers_take_fewer_bytes(guess, make_examples, kind):
+    plain, packed = guess(make_examples()), guess(make_examples(), quantization=kind)
+    linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3)
+    saved = linear * (4 - QUANTISED[kind])
+    assert plain.memory.weights - packed.memory.weights == pytest.approx(saved, abs=1)
+    assert packed.trainable_parameters == plain.trainable_parameters
+
+
+def test_time_comes_from_an_earlier_run_or_a_probe_and_says_which(guess, make_examples):
+    probed = guess(make_examples())
+    assert probed.speed == "probe" and probed.seconds > 0 and probed.tokens_per_second > 0
+    told = guess(make_examples(), tokens_per_second=10.0)
+    assert told.speed == "earlier run" and told.tokens_per_second == pytest.approx(10)
+    assert told.seconds == pytest.approx(told.tokens / 10)
+
+
+def test_dev_losses_take_time_too(guess, make_examples):
+    without = guess(make_examples(), tokens_per_second=10.0)
+    with_dev = guess(make_examples(), tokens_per_second=10.0, dev=make_examples(6, seed=1))
+    assert without.seconds < with_dev.seconds < 3 * without.seconds
+
+
+def test_too_long_examples_are_counted(guess, make_examples):
     examples = make_examples(8)
     limit = max(len(example.ids) for example in examples) - 1
-    told = estimate(skeleton(folder), wrap, examples, dataclasses.replace(PLAN, max_length=limit))
+    told = guess(examples, dataclasses.replace(PLAN, max_length=limit))
     assert told.left_out > 0 and told.examples + told.left_out == 8
-    none = estimate(skeleton(folder), wrap, examples, dataclasses.replace(PLAN, max_length=3))
-    assert (none.steps, none.tokens, none.left_out) == (0, 0, 8)
+    none = guess(examples, dataclasses.replace(PLAN, max_length=3))
+    assert (none.steps, none.tokens, none.left_out, none.seconds) == (0, 0, 8, 0)
+
+
+def test_a_part_of_many_examples_stands_for_all(folder, make_examples):
+    work = Workload(make_examples(20), (), PLAN, stands_for=2000)
+    told = estimate(skeleton(folder), lora, work)
+    few = estimate(skeleton(folder), lora, Workload(make_examples(20), (), PLAN))
+    assert told.steps == 3 * 500 and told.tokens == 100 * few.tokens
+    assert told.memory.total == few.memory.total
+    items = range(10 * SAMPLED)
+    assert len(part(items)) == SAMPLED and part(items)[-1] > 9.9 * SAMPLED
+    assert part(range(7)) == range(7)
+
+
+def test_techniques_that_take_no_packed_rows_are_run_padded(guess, make_examples):
+    def prefix(model):
+        config = PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+        return get_peft_model(model, config)
+
+    told = guess(make_examples(), wrap=prefix)
+    assert told.dry and told.memory.activations > 0
+
+
+def test_another_architecture(make_examples, tmp_path):
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    told = estimate(skeleton(tmp_path), full, Workload(make_examples(), (), PLAN))
+    assert told.dry and told.memory.activations > 0
+
+
+def test_a_model_that_does_not_run_without_weights_gets_a_formula(guess, make_examples):
+    def stubborn(model):
+        model = full(model)
+        model.model.layers[0].register_forward_hook(lambda module, inputs, output: output[0].sum().item())
+        return model
+
+    told, dry = guess(make_examples(), wrap=stubborn), guess(make_examples(), wrap=full)
+    assert not told.dry
+    assert 0 < told.memory.activations < 10 * dry.memory.activations + 10**6
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict", "advice"), [(10**12, "fits", ""), (1, "does not fit", "Choose a smaller model")]
+)
+def test_the_verdict_says_what_to_lower(guess, make_examples, monkeypatch, free, verdict, advice):
+    monkeypatch.setattr(capacity, "free_memory", lambda device: free)
+    told = guess(make_examples(), dataclasses.replace(PLAN, batch_size=1))
+    assert told.verdict == verdict
+    assert bool(told.advice) == bool(advice)
+
+
+def test_a_large_batch_is_told_to_be_lowered(guess, monkeypatch):
+    monkeypatch.setattr(capacity, "free_memory", lambda device: 1)
+    long = [Example(tuple(range(8, 60)) * 4, 2)] * 8
+    assert guess(long, dataclasses.replace(PLAN, batch_size=8)).advice.startswith("Lower the batch size")
+    assert "smaller model" not in guess(long, wrap=full).advice
+
+
+def test_the_whole_of_the_optimiser_is_named_where_it_is_largest(guess, make_examples, monkeypatch):
+    monkeypatch.setattr(capacity, "free_memory", lambda device: 1)
+    told = guess(make_examples(4), dataclasses.replace(PLAN, batch_size=1), full)
+    assert "Train fewer weights" in told.advice or told.memory.activations > 3 * told.memory.gradients

@@ -82,6 +82,43 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, logarithmic: bo
     return _figure(frame.axes(x_label, y_label) + "".join(drawn), "", f"{y_label} against {x_label}")
 
 
+def histogram(
+    values: Sequence[float], x_label: str, mark: tuple[float, str] | None = None, bins: int = 24
+) -> str:
+    """How often which size occurs; values above the ``mark`` (place, name) are in another tone.
+
+    Empty text where there is none. A mark far beyond all values is named, not drawn.
+    """
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    width = max(1.0, math.ceil((high - low + 1) / bins))
+    counts = [0] * (int((high - low) // width) + 1)
+    for value in values:
+        counts[int((value - low) // width)] += 1
+    edges = [(low, 0.0), (low + width * len(counts), float(max(counts)))]
+    near = mark is not None and low <= mark[0] <= low + 1.5 * (edges[1][0] - low)
+    frame = _Frame.around([*edges, (mark[0], 0.0)] if near else edges, False)
+    bars = []
+    for number, count in enumerate(counts):
+        if not count:
+            continue
+        left, top = low + number * width, frame.y(count)
+        tone = "two" if mark is not None and left > mark[0] else "one"
+        bars.append(
+            f'<g class="pg-tone-{tone}"><rect x="{frame.x(left) + 0.5:.1f}" y="{top:.1f}" '
+            f'width="{frame.x(left + width) - frame.x(left) - 1:.1f}" height="{frame.y(0) - top:.1f}">'
+            f"<title>{left:g} to {left + width - 1:g}: {count:,}</title></rect></g>"
+        )
+    keys = ""
+    if mark is not None:
+        keys = f'<span class="pg-tone-two"><i></i>{safe(mark[1])} <b>{mark[0]:,.0f}</b></span>'
+    if near:
+        x = frame.x(mark[0])
+        bars.append(f'<line class="pg-mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+    return _figure(frame.axes(x_label, "Count") + "".join(bars), keys, f"Count of {x_label.lower()}")
+
+
 def _figure(body: str, keys: str, name: str) -> str:
     legend = f'<figcaption class="pg-keys">{keys}</figcaption>' if keys else ""
     return (

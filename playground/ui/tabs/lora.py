@@ -5,14 +5,13 @@ import gradio as gr
 from playground.data import tasks
 from playground.errors import InvalidInput, QueueError
 from playground.methods.registry import method
-from playground.models import catalogue
-from playground.results.comparison import text as shown_value
 from playground.results.runs import ACTIVE, Run
 from playground.ui import form
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components import charts, explain, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
+from playground.ui.panels import before as panel
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
 
@@ -32,9 +31,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
             problem = gr.HTML()
             with gr.Row(elem_classes="pg-buttons"):
                 begin = gr.Button("Start training", variant="primary", size="lg", elem_id="lora-start")
-                guess = gr.Button("Estimate", size="lg", elem_id="lora-estimate")
                 stop = gr.Button("Stop", size="lg", elem_id="lora-stop")
-            card = gr.HTML(elem_id="estimate")
+            before = gr.Column()
         with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Training", "The newest LoRA run, live.", 3))
             live = gr.HTML(elem_id="lora-live")
@@ -64,6 +62,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
             picture = gr.HTML(explain.low_rank(576, 576, 8))
 
     inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
+    with before:
+        panel.build(session, "lora", inputs)
 
     def start(**values):
         try:
@@ -74,12 +74,6 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         except Exception as error:
             return notice(sentence(error), "bad"), gr.skip()
         return notice(f"Run #{run.id} is in the queue.", "good"), lane(session)
-
-    def estimate(**values):
-        try:
-            return estimate_card(session, fields, values)
-        except Exception as error:
-            return notice(sentence(error), "bad")
 
     def halt():
         runs = session.runs(method="lora", status=ACTIVE)
@@ -140,11 +134,6 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         concurrency_limit=None,
         **quick,
     )
-    told, verdict = fields.guard(guess, inputs, card, session.settings)
-    told.then(
-        estimate, inputs_kwargs=inputs, outputs=card, validator=verdict, concurrency_limit=1,
-        api_visibility="private", show_progress="minimal",
-    )  # fmt: skip
     stop.click(shown(halt), None, [problem, live], concurrency_limit=None, **quick)
     ask.click(
         shown(answer), [trained, question], [status, off, on],
@@ -232,32 +221,3 @@ def samples_of(session: Session) -> str:
             f"<small>Expected: {safe(item['target'])}</small></article>"
         )
     return f'<h4 class="pg-small-head">Before, during, after</h4>{"".join(cards)}' if cards else ""
-
-
-def estimate_card(session: Session, fields: form.Form, values: dict) -> str:
-    """What training would take; counts are exact, memory and time estimated."""
-    params = fields.method.Params.parse({name: values[name] for name in fields.fields})
-    chosen = tasks.task(values["task"], session.settings)
-    entry = catalogue.model((values["model"] or "").strip(), session.settings)
-    speed = measured_speed(session, entry.id)
-    told = fields.method.estimate(params, chosen, entry, session.settings, tokens_per_second=speed)
-    share = told.trainable_parameters / told.total_parameters
-    parts = facts(
-        (
-            ("Steps", f"{told.steps:,}"),
-            ("Examples", f"{told.examples:,}" + (f", {told.left_out} too long" if told.left_out else "")),
-            ("Trainable", f"{told.trainable_parameters:,} ({shown_value(share, '')})"),
-            ("Memory, estimated", shown_value(told.memory.total, "B")),
-            ("Adapter on disk", shown_value(told.memory.adapter, "B")),
-            ("Time, estimated", shown_value(told.seconds, "s")),
-        )
-    )
-    note = "" if speed else '<p class="pg-muted">Time: not known until this model was trained here once.</p>'
-    return f'<section class="pg-estimate"><h4>Before you start</h4>{parts}{note}</section>'
-
-
-def measured_speed(session: Session, model: str) -> float | None:
-    """Tokens per second of the newest finished training with this model on this machine."""
-    runs = session.runs(method="lora", status="done")
-    speeds = (run.metrics.get("train_tokens_per_second") for run in runs if run.model == model)
-    return next((speed for speed in speeds if speed), None)

@@ -11,7 +11,8 @@ from playground.jobs.local import run_folder
 from playground.results.comparison import text
 from playground.results.metrics import BY_NAME
 from playground.results.runs import ACTIVE
-from playground.ui.components import run_card
+from playground.results.speed import PAIRS
+from playground.ui.components import estimate, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.session import Session
@@ -104,8 +105,9 @@ def details(session: Session, run_id: int | None) -> str:
     figures = facts(
         (spec.label, text(run.metrics.get(name), spec.unit))
         for name, spec in BY_NAME.items()
-        if name in run.metrics
+        if name in run.metrics and name not in PAIRS
     )
+    foretold = estimate.beside(run.metrics)
     origin = facts((name.replace("_", " "), _plain(value)) for name, value in sorted(run.provenance.items()))
     entries = session.store.events(run.id, kinds={"log"})[-LOG_LINES:]
     log = "\n".join(f"{run_card.when(event.at)}  {event.data.get('text', '')}" for event in entries)
@@ -114,6 +116,7 @@ def details(session: Session, run_id: int | None) -> str:
     return (
         f"{heading(f'Run #{run.id}: {session.title(run.method)}', '', 3)}{run_card.pill(run)}{error}"
         f"<h4>Figures</h4>{figures or '<p class=pg-muted>None yet.</p>'}"
+        f"{'<h4>Estimated before the start</h4>' + foretold if foretold else ''}"
         f"<h4>Settings</h4>{run_card.settings_of(run) or '<p class=pg-muted>This method has none.</p>'}"
         f"<details><summary>Provenance</summary>{origin}</details>"
         f'<details open><summary>Log</summary><pre class="pg-log">{safe(log) or "Nothing was logged."}</pre></details>'

@@ -1,0 +1,51 @@
+"""What a training will take and see, before it starts: for the page, the command line and the run itself."""
+
+from typing import TYPE_CHECKING
+
+from playground.data.tasks import Task
+from playground.errors import InvalidInput
+from playground.methods.base import Method, Params
+from playground.methods.parametric import Parametric
+from playground.models.catalogue import Model
+from playground.results.runs import RunStore
+from playground.results.speed import training_speed
+from playground.settings import Settings
+
+if TYPE_CHECKING:
+    from playground.training.data_view import DataView
+    from playground.training.estimate import Estimate
+
+
+def forecast(
+    technique: Method, params: Params, task: Task, model: Model, settings: Settings, store: RunStore
+) -> "Estimate":
+    """Exact counts, estimated memory and time; the speed of an earlier run counts where there is one.
+
+    Raises:
+        InvalidInput: the technique trains nothing, or does not fit the model or the task.
+        ModelUnavailable: the model is not on this machine.
+    """
+    from playground.models import device
+
+    if not isinstance(technique, Parametric):
+        raise InvalidInput(f"{technique.title} trains nothing: there is nothing to estimate.", "method")
+    speed = training_speed(
+        store.list(method=technique.id, status="done"),
+        technique.id,
+        model.id,
+        params.model_dump(mode="json"),
+        device.choose(settings).name,
+    )
+    return technique.estimate(params, task, model, settings, tokens_per_second=speed)
+
+
+def look(params: Params, task: Task, model: Model, settings: Settings) -> "DataView":
+    """The task's training data as a training with these parameters would use it.
+
+    Raises:
+        ModelUnavailable: the model is not on this machine.
+    """
+    from playground.training.data_view import data_view
+    from playground.training.weightless import weightless
+
+    return data_view(weightless(model, settings), task, params.max_length)

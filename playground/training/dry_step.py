@@ -1,0 +1,150 @@
+"""One training step without numbers: how much memory it holds at its highest point, and how much it computes.
+
+The model stands on PyTorch's meta device, where tensors have shapes but no contents. A real forward and
+backward pass runs over it, and a dispatch mode sees every operation: it adds a storage's bytes when it
+appears, takes them off when nothing holds it any more, and counts the multiplications of the matrix
+products. So what is counted follows what is trained, whatever the technique: a frozen layer keeps no input
+for a weight gradient, an adapter keeps its own, gradients appear while activations go.
+
+What it does not see: the workspaces of kernels, and what an allocator keeps for later.
+"""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from playground.training.batches import Row
+from playground.training.text import row_loss
+
+
+@dataclass(frozen=True)
+class DryStep:
+    """``peak_bytes`` live at the highest point beside what was there before: gradients and activations.
+
+    ``forward_flops`` and ``flops`` (forward and backward) count a multiplication and an addition as two.
+    """
+
+    peak_bytes: int
+    forward_flops: int
+    flops: int
+
+
+def dry_step(network: nn.Module, row: Row, *, learn: bool = True, again: bool = False) -> DryStep:
+    """Run one step of a network that stands on the meta device.
+
+    Args:
+        row: as ``batches.pack`` or ``batches.pad`` makes it for the meta device.
+        learn: forward and backward; False = forward alone, as for a dev loss.
+        again: gradients of an earlier batch are there already (gradient accumulation).
+
+    Raises:
+        RuntimeError, NotImplementedError, ValueError, TypeError: the network does not run without numbers.
+    """
+    network.train(learn)
+    network.zero_grad(set_to_none=True)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if again:
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+    meter = _Meter()
+    try:
+        with _Attention(meter), torch.set_grad_enabled(learn), meter:
+            loss = row_loss(network, row)
+            forward = meter.flops
+            if learn:
+                loss.backward()
+    finally:
+        network.zero_grad(set_to_none=True)
+    held = sum(_bytes(parameter) for parameter in parameters) if again else 0
+    return DryStep(meter.peak + held, forward, meter.flops)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+class _Meter(TorchDispatchMode):
+    """Bytes of the storages that live now and at most, and the FLOPs so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = self.flops = 0
+        self._sizes: dict[int, int] = {}  # by storage; 0 = it was there before
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for tensor in _tensors(args):
+            self._note(tensor.untyped_storage(), 0)
+        result = function(*args, **kwargs)
+        count = flop_registry.get(function._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=result)
+        for tensor in _tensors((result,)):
+            self._note(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+class _Attention(TorchFunctionMode):
+    """Counts attention as the fused kernels of CPU and CUDA do it: without its tokens × tokens matrix.
+
+    On the meta device PyTorch itself would take the unfused way.
+    """
+
+    def __init__(self, meter: _Meter):
+        super().__init__()
+        self._meter = meter
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            return _sdpa(self._meter, *args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _sdpa(meter: _Meter, query, key, value, *_: Any, **__: Any) -> torch.Tensor:
+    return _FusedAttention.apply(meter, query, key, value)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Shapes of query (…, n, d), key and value (…, m, d); keeps them, the result and one number a row."""
+
+    @staticmethod
+    def forward(ctx, meter, query, key, value):
+        result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        ctx.save_for_backward(query, key, value, result, query.new_empty(query.shape[:-1]))
+        ctx.meter, ctx.flops = meter, 4 * query.numel() * key.shape[-2]
+        meter.flops += ctx.flops
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.meter.flops += ctx.flops * 5 // 2
+        query, key, value, *_ = ctx.saved_tensors
+        return None, torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -1,0 +1,134 @@
+"""Before the start: what will run and whether it fits, and the training data as the model will see it."""
+
+from typing import Any
+
+import gradio as gr
+from gradio.components.base import Component
+
+from playground.data import tasks
+from playground.errors import InvalidInput
+from playground.jobs.forecast import forecast, look
+from playground.methods.registry import method
+from playground.models import catalogue
+from playground.ui.components import data_view, estimate
+from playground.ui.components.markup import empty, notice
+from playground.ui.messages import sentence
+from playground.ui.session import Session
+
+ONE_AT_A_TIME = "forecast"  # the concurrency id of all forecasts: each takes a second or two of a core
+
+
+def build(session: Session, method_id: str, inputs: dict[str, Component]) -> None:
+    """Draw the panel below a form.
+
+    The estimate follows the form while its fold is open; of quick changes the last one counts.
+
+    Args:
+        inputs: the form's fields by parameter name, and "task", "model" and whatever else it has.
+    """
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
+    busy = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": ONE_AT_A_TIME}
+    busy |= {"concurrency_limit": 1, "trigger_mode": "always_last"}
+
+    watching = gr.State(False)
+    with gr.Accordion("Before you start", open=False, elem_id=f"{method_id}-before") as fold:
+        card = gr.HTML(
+            empty("No estimate yet", "Open this fold, or press “Estimate”."), elem_id=f"{method_id}-card"
+        )
+        guess = gr.Button("Estimate", size="md", elem_id=f"{method_id}-estimate")
+        with gr.Accordion("The training data", open=False, elem_id=f"{method_id}-data") as data_fold:
+            overview = gr.HTML(elem_id=f"{method_id}-overview")
+            with gr.Row(elem_classes="pg-buttons"):
+                previous = gr.Button("← Previous", size="sm", elem_id=f"{method_id}-previous")
+                number = gr.Number(1, label="Training example", minimum=1, step=1, min_width=120)
+                following = gr.Button("Next →", size="sm", elem_id=f"{method_id}-next")
+            shown = gr.HTML(elem_id=f"{method_id}-tokens")
+    reading = gr.State(False)
+
+    def guess_now(**values):
+        return card_of(session, method_id, values)
+
+    def guess_if_open(**values):
+        return card_of(session, method_id, values) if values.pop("watching") else gr.skip()
+
+    def look_now(**values):
+        place = values.pop("number")
+        return overview_of(session, method_id, values), *example_of(session, method_id, values, place)
+
+    def look_if_open(**values):
+        return look_now(**values) if values.pop("reading") else (gr.skip(), gr.skip(), gr.skip())
+
+    def step(by: int):
+        def move(**values):
+            place = (values.pop("number") or 1) + by
+            return example_of(session, method_id, values, place)
+
+        return move
+
+    views = [overview, shown, number]
+    seen = {**inputs, "number": number}
+    guess.click(guess_now, inputs_kwargs=inputs, outputs=card, **busy)
+    fold.expand(lambda: True, None, watching, queue=False, **hidden).then(
+        guess_now, inputs_kwargs=inputs, outputs=card, **busy
+    )
+    fold.collapse(lambda: False, None, watching, queue=False, **hidden)
+    gr.on(
+        [field.change for field in inputs.values()],
+        guess_if_open, inputs_kwargs={**inputs, "watching": watching}, outputs=card, **busy,
+    )  # fmt: skip
+    data_fold.expand(lambda: True, None, reading, queue=False, **hidden).then(
+        look_now, inputs_kwargs=seen, outputs=views, **busy
+    )
+    data_fold.collapse(lambda: False, None, reading, queue=False, **hidden)
+    gr.on(
+        [inputs[name].change for name in ("task", "model", "max_length") if name in inputs],
+        look_if_open, inputs_kwargs={**seen, "reading": reading}, outputs=views, **busy,
+    )  # fmt: skip
+    previous.click(step(-1), inputs_kwargs=seen, outputs=[shown, number], **busy)
+    following.click(step(1), inputs_kwargs=seen, outputs=[shown, number], **busy)
+    number.submit(step(0), inputs_kwargs=seen, outputs=[shown, number], **busy)
+
+
+def card_of(session: Session, method_id: str, values: dict[str, Any]) -> str:
+    """The estimate for a form's values; what is wrong with them where something is."""
+    try:
+        technique = method(method_id)
+        params, task, entry = _chosen(session, technique, values)
+        told = forecast(technique, params, task, entry, session.settings, session.store)
+    except Exception as error:
+        return notice(sentence(error), "bad")
+    return estimate.card(told, entry.title, task.title)
+
+
+def overview_of(session: Session, method_id: str, values: dict[str, Any]) -> str:
+    """Lengths and findings of the chosen task's training data."""
+    try:
+        params, task, entry = _chosen(session, method(method_id), values)
+        return data_view.overview(look(params, task, entry, session.settings))
+    except Exception as error:
+        return notice(sentence(error), "bad")
+
+
+def example_of(session: Session, method_id: str, values: dict[str, Any], place: Any) -> tuple[str, int]:
+    """The training example at a place, from 1, and the place that it has: the nearest one that there is."""
+    from playground.training.data_view import show
+    from playground.training.weightless import weightless
+
+    try:
+        params, task, entry = _chosen(session, method(method_id), values)
+        if not task.train:
+            raise InvalidInput(f"The task “{task.title}” has no training examples.", "task")
+        place = min(max(1, int(place or 1)), len(task.train))
+        one = show(weightless(entry, session.settings), task, task.train[place - 1], params.max_length)
+        return data_view.tokens(one), place
+    except Exception as error:
+        return notice(sentence(error), "bad"), 1
+
+
+def _chosen(session: Session, technique: Any, values: dict[str, Any]) -> tuple[Any, Any, Any]:
+    own = {spec.name: values[spec.name] for spec in technique.Params.fields() if spec.name in values}
+    return (
+        technique.Params.parse(own),
+        tasks.task(values["task"], session.settings),
+        catalogue.model((values["model"] or "").strip(), session.settings),
+    )
