@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground.results.metrics import BY_NAME, METRICS, MetricSpec
+from playground.results.metrics import BY_NAME, CURVES, METRICS, MetricSpec
 from playground.results.runs import ACTIVE, Run
 from playground.results.speed import PAIRS, estimate_errors
 
@@ -23,8 +23,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``unit`` is a MetricSpec's unit, or "text", "difference" (of shares), "error" (a share, with its
-    sign) or "json"."""
+    """One column. ``unit`` is a MetricSpec's unit, or "text", "time", "difference" (of shares), "error" (a share,
+    with its sign) or "json"."""
 
     name: str
     label: str
@@ -70,8 +70,7 @@ _QUALITY = (
 _COST = tuple(
     _metric(spec.name)
     for spec in METRICS
-    if spec.name not in {"quality", "quality_low", "quality_high", "n"}
-    and spec.name not in {"train_loss", "dev_loss", "learning_rate", "train_tokens_per_second"}
+    if spec.name not in CURVES | {"quality", "quality_low", "quality_high", "n"}
 )
 _ERRORS = tuple(
     Column(
@@ -131,6 +130,16 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     extra = [Column(name, f"Quality: {name.removeprefix(GROUP_PREFIX)}", "") for name in parts]
     split = COLUMNS.index(_QUALITY[-1]) + 1
     return [*COLUMNS[:split], *extra, *COLUMNS[split:]]
+
+
+def baseline(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The run's "before": the newest finished zero-shot run on the same model, task, data and limit."""
+    found = [
+        other
+        for other in runs
+        if other.method == REFERENCE and other.status == "done" and _setting(other) == _setting(run)
+    ]
+    return max(found, key=lambda other: other.id, default=None)
 
 
 def _setting(run: Run) -> tuple:
@@ -230,6 +239,7 @@ _FORMATS = {
     "tokens": lambda value: f"{value:,.0f} tokens",
     "tokens/s": lambda value: f"{value:,.1f} tokens/s",
     "loss": lambda value: f"{value:.3f}",
+    "nats": lambda value: f"{value:.3f} nats",
     "time": lambda value: f"{value:.0f}",
 }
 
