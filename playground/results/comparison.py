@@ -116,6 +116,19 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [*COLUMNS[:split], *extra, *COLUMNS[split:]]
 
 
+def reference(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The newest finished zero-shot run on the same model, task, data and limit: the run's "before"."""
+    fitting = [
+        other
+        for other in runs
+        if other.method == REFERENCE
+        and other.status == "done"
+        and other.metrics.get("quality") is not None
+        and _setting(other) == _setting(run)
+    ]
+    return max(fitting, key=lambda other: other.id, default=None)
+
+
 def _setting(run: Run) -> tuple:
     origin = run.provenance
     return run.task, run.model, run.limit, origin.get("data_hash"), origin.get("model_revision")
