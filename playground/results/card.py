@@ -114,9 +114,9 @@ def escape(value: Any) -> str:
     """A text in one line of Markdown, shown as it is: no markup, no link, no table cell ends in it."""
     line = " ".join(_printable(str(value)).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", line)
-    line = re.sub(r"^(\d+)([.)])", r"\1\\\2", line)
-    line = re.sub(r"^([-=])", r"\\\1", line)
+    line = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+    line = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)
+    line = re.sub(r"^([-=+#])", r"\\\1", line)
     return line.replace("://", ":&#47;&#47;").replace("www.", "www&#46;").replace("@", "&#64;")
 
 
@@ -236,6 +236,12 @@ def _limits(run: Run, subject: Subject, form: Form) -> str:
         lines.append("How much of its other abilities it lost was not measured.")
     if form == "adapter":
         lines.append("On another base model, or another revision of it, it gives other answers.")
+    revision = run.provenance.get("model_revision")
+    if form == "adapter" and subject.repo and revision and revision == run.provenance.get("model_sha256"):
+        lines.append(
+            "It was trained on a copy of the base model whose weights had been rounded, not on those of the Hub, "
+            "with which some answers will differ. The merged model holds the very weights that were measured."
+        )
     if form == "gguf":
         lines.append(
             "The figures above are those of the unquantised model; they were not taken again on this file."

@@ -85,10 +85,12 @@ def _names(network: PreTrainedModel, config: Any) -> set[str]:
 
 def _declare_biases(network: PreTrainedModel, added: set[str]) -> None:
     """Turn on the configuration's switches for biases that are there; those that follow from it start at zero."""
-    switches = [name for name in _BIAS_SWITCHES if getattr(network.config, name, None) is False]
-    bare = _names(network, network.config)
-    for name in switches:
-        config = copy.deepcopy(network.config)
+    before = copy.deepcopy(network.config)
+    bare = _names(network, before)
+    for name in _BIAS_SWITCHES:
+        if getattr(before, name, None) is not False:
+            continue
+        config = copy.deepcopy(before)
         setattr(config, name, True)
         given = _names(network, config) - bare
         if not given & added:
