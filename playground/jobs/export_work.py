@@ -217,7 +217,7 @@ def _adapter(run: Run, technique: Parametric, settings: Settings, folder: Path) 
     source = local.run_folder(settings, run.id) / ADAPTER
     entry = catalogue.model(run.model, settings)
     yield Event.progress("check", 0, 1)
-    adapter_files.verify(source, {"method": run.method, "params": _params(run, technique).model_dump()})
+    adapter_files.verify(source, {"method": run.method, "model": entry.id})
     files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.is_symlink()]
     for done, path in enumerate(files):
         yield Event.progress("write", done, len(files), unit="file")
@@ -283,11 +283,13 @@ def _plain_model(
     folder = sources.locate(entry, settings)
     _refuse_without_room(entry, folder, beside, copies)
     on_cpu = dataclasses.replace(settings, device="cpu", dtype=run.provenance.get("dtype") or "float32")
-    model = text.load(entry, on_cpu, folder=folder)
+    params = technique.Params.parse(run.params)
+    packed = technique.quantization(params)
+    model = text.load(entry, on_cpu, folder=folder, quantization=packed)
     context = Context(
-        _task(run, settings), model, local.run_folder(settings, run.id), run.seed, embedder=None
+        tasks.task(run.task, settings), model, local.run_folder(settings, run.id), run.seed, embedder=None
     )
-    adapted = technique.restore(_params(run, technique), context)
+    adapted = technique.restore(params, context)
     yield Event.progress("merge", 0, 1)
     adapted.model.model = export.plain(technique.merge(adapted.model.model), technique.title)
     yield Event.progress("merge", 1, 1)
@@ -387,14 +389,6 @@ def _digests(folder: Path) -> dict[str, str]:
         with path.open("rb") as file:
             found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def _params(run: Run, technique: Parametric) -> Any:
-    return technique.Params.parse(run.params)
-
-
-def _task(run: Run, settings: Settings) -> tasks.Task:
-    return tasks.task(run.task, settings)
 
 
 def _bytes(folder: Path) -> int:

@@ -32,6 +32,8 @@ def library(form: Form, folder: Path) -> str:
     """The Hub's name of the library that loads it: "peft", "transformers" or "playground"."""
     if form != "adapter":
         return "transformers"
+    if (folder / "config.json").is_file():
+        return "transformers"
     config = folder / "adapter_config.json"
     if config.is_file() and "peft_type" in json.loads(config.read_text(encoding="utf-8")):
         return "peft"
