@@ -119,7 +119,7 @@ def home(folder: Path, network=None, tokenizer=None) -> Home:
     """Make one in an empty folder."""
     tokenizer = tokenizer or bpe_tokenizer()
     model = folder / "somewhere" / "tiny-llama"
-    (network or llama(tokenizer)).save_pretrained(model)
+    (network or llama(tokenizer, hidden_size=64, intermediate_size=128)).save_pretrained(model)
     tokenizer.save_pretrained(model)
     settings = Settings(home=folder / "home", offline=True, device="cpu", threads=1)
     _task(settings.tasks / "words")

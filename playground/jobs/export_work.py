@@ -291,7 +291,13 @@ def _plain_model(
     )
     adapted = technique.restore(params, context)
     yield Event.progress("merge", 0, 1)
-    adapted.model.model = export.plain(technique.merge(adapted.model.model), technique.title)
+    merged = technique.merge(adapted.model.model)
+    if packed and merged is adapted.model.model:
+        raise OutOfMemory(
+            f"There is too little memory to unpack {entry.title} and merge it. Wait for the running job to end, "
+            "or download the adapter."
+        )
+    adapted.model.model = export.plain(merged, technique.title)
     yield Event.progress("merge", 1, 1)
     return adapted.model
 
@@ -352,6 +358,7 @@ def subject_of(
         dtype=run.provenance.get("dtype") or "float32",
         instruction=instruction,
         name=file_name(run, order) if order.form == "gguf" else (named or name(run, order)),
+        packed=technique.quantization(technique.Params.parse(run.params)),
     )
     return card.Subject(
         method=technique.title,

@@ -9,6 +9,12 @@ from typing import Any
 from playground.results.card import Form
 from playground.results.runs import Run
 
+# arguments of BitsAndBytesConfig for the ways to load a base model quantised, see playground.models.quantise
+PACKING: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "nf4-single": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": False},
+    "int8": {"load_in_8bit": True},
+}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -48,20 +54,23 @@ def code(
     dtype: str,
     instruction: str,
     name: str,
-    quantization: dict[str, Any] | None = None,
+    packed: str | None = None,
 ) -> str:
     """Markdown with the exact code. ``name`` is the folder's, or of GGUF the file's.
 
     Args:
-        quantization: arguments of ``BitsAndBytesConfig`` where the base model was loaded quantised.
+        packed: how the base model was quantised (a key of ``PACKING``), None = not at all.
     """
     if form == "gguf":
         return _gguf(name)
+    quantization = dict(PACKING[packed]) if packed else None
+    if quantization and "load_in_4bit" in quantization:
+        quantization["bnb_4bit_compute_dtype"] = dtype
     lines = {"peft": _peft, "transformers": _transformers, "playground": _own}[library](
         base, dtype, name, quantization
     )
     where = "Run it in the folder above this one, with `pip install transformers torch{}`{}.".format(
-        " peft" if library == "peft" else "",
+        (" peft" if library == "peft" else "") + (" bitsandbytes" if packed and form == "adapter" else ""),
         " and this project's checkout on the `PYTHONPATH`" if library == "playground" else "",
     )
     return f"{where}\n\n```python\n" + "\n".join([*lines, "", *_ask(base, instruction)]) + "\n```"

@@ -37,6 +37,7 @@ def plain(network: nn.Module, title: str) -> PreTrainedModel:
     if found != expected:
         odd = sorted(found ^ expected)
         raise AdapterError(f"{_beside(title)} ({len(odd)} tensors have no place there, first {odd[0]}.)")
+    _forget_packing(network)
     return network
 
 
@@ -55,26 +56,23 @@ def write(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: 
     tokenizer.save_pretrained(folder)
 
 
-def dequantized(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network with ordinary weights of ``dtype`` in the place of quantised ones; itself where it has none.
-
-    They are the values that the quantised network computed with, so that what is merged into them
-    answers as it did.
-    """
-    if getattr(network, "quantization_method", None) is None:
-        return network
-    network = network.dequantize()
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(network.config, name):
-            delattr(network.config, name)
-    return network.to(dtype)
-
-
 def _beside(title: str) -> AdapterError:
     return AdapterError(
         f"What {title} trained works beside the model's weights and cannot be merged into them. "
         "Download the adapter instead."
     )
+
+
+def _forget_packing(network: PreTrainedModel) -> None:
+    """Take out what still says that the base model was loaded quantised: its weights are plain now."""
+    for owner, name in (
+        (network.config, "quantization_config"),
+        (network.config, "_pre_quantization_dtype"),
+        (network, "hf_quantizer"),
+        (network, "quantization_method"),
+    ):
+        owner.__dict__.pop(name, None)
+    network.is_quantized = False
 
 
 def _names(network: PreTrainedModel, config: Any) -> set[str]:

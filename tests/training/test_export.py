@@ -2,7 +2,6 @@
 
 import finished
 import pytest
-import tiny
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -62,8 +61,3 @@ def test_parts_beside_the_weights_are_refused():
         export.plain(network, "Bottleneck")
     with pytest.raises(AdapterError, match="Download the adapter instead"):
         export.plain(nn.Sequential(network), "Prefix tuning")
-
-
-def test_what_is_not_quantised_stays_as_it_is():
-    network = tiny.language_model().model
-    assert export.dequantized(network, torch.float32) is network
