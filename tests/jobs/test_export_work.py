@@ -60,16 +60,17 @@ def greedy(network):
 
 def restored(home, run):
     """The run's own model, as the page would try it."""
-    entry = catalogue.model(run.model)
+    technique = method(run.method)
+    params = technique.Params.parse(run.params)
+    packed = technique.quantization(params)
     context = Context(
         tasks.task(run.task, home.settings),
-        text.load(entry, home.settings),
+        text.load(catalogue.model(run.model), home.settings, quantization=packed),
         local.run_folder(home.settings, run.id),
         run.seed,
         embedder=None,
     )
-    technique = method(run.method)
-    return technique.restore(technique.Params.parse(run.params), context).model.model
+    return technique.restore(params, context).model.model
 
 
 @pytest.fixture(scope="module")
