@@ -73,6 +73,8 @@ def code(
         (" peft" if library == "peft" else "") + (" bitsandbytes" if packed and form == "adapter" else ""),
         " and this project's checkout on the `PYTHONPATH`" if library == "playground" else "",
     )
+    if packed and form == "adapter":
+        where += " On some CPUs bitsandbytes rounds to bfloat16, which changes answers a little."
     return f"{where}\n\n```python\n" + "\n".join([*lines, "", *_ask(base, instruction)]) + "\n```"
 
 
