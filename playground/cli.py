@@ -223,7 +223,10 @@ def _table(options: argparse.Namespace, settings: Settings) -> int:
 def _export(options: argparse.Namespace, settings: Settings) -> int:
     order = Order(options.run, options.format, options.precision)
     with closing(RunStore(settings.database)) as store:
-        print(_told(export_work.build(order, settings, store, options.out)))
+        out = options.out.expanduser().resolve()
+        if order.form == "gguf" and out.is_dir():
+            out /= export_work.file_name(store.get(order.run), order)
+        print(_told(export_work.build(order, settings, store, out)))
     return 0
 
 

@@ -285,7 +285,8 @@ def _plain_model(
     on_cpu = dataclasses.replace(settings, device="cpu", dtype=run.provenance.get("dtype") or "float32")
     params = technique.Params.parse(run.params)
     packed = technique.quantization(params)
-    model = text.load(entry, on_cpu, folder=folder, quantization=packed)
+    options = {"quantization": packed} if packed else {}
+    model = text.load(entry, on_cpu, folder=folder, **options)
     context = Context(
         tasks.task(run.task, settings), model, local.run_folder(settings, run.id), run.seed, embedder=None
     )

@@ -209,6 +209,10 @@ class Method(ABC):
             InvalidParams: says which parameter, and what would fit.
         """
 
+    def quantization(self, params: Params) -> str | None:
+        """How the base model's weights are to be loaded, see ``models.quantise``; None = as they are."""
+        return None
+
     @abstractmethod
     def adapt(self, params: Params, context: Context) -> Generator[Event, None, Adapted]:
         """Do what the technique does, telling progress, and return the adapted model."""

@@ -34,6 +34,7 @@ def attach(network: "nn.Module", folder: str | Path) -> "nn.Module":
         ) from error
     if not isinstance(technique, Parametric):
         raise AdapterError(f"{technique.title} has no adapter.")
-    wrapped = technique.frame(params, network, int(about.get("seed") or 0))
+    frame = getattr(technique, "frame", technique.wrap)  # what ``read`` fills
+    wrapped = frame(params, network, int(about.get("seed") or 0))
     technique.read(wrapped, folder)
     return wrapped.eval()

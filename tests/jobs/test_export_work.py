@@ -64,9 +64,10 @@ def restored(home, run):
     technique = method(run.method)
     params = technique.Params.parse(run.params)
     packed = technique.quantization(params)
+    options = {"quantization": packed} if packed else {}
     context = Context(
         tasks.task(run.task, home.settings),
-        text.load(catalogue.model(run.model), home.settings, quantization=packed),
+        text.load(catalogue.model(run.model), home.settings, **options),
         local.run_folder(home.settings, run.id),
         run.seed,
         embedder=None,
