@@ -126,9 +126,11 @@ def test_a_downloaded_adapter_answers_as_the_run_did_with_the_code_of_its_card(
     exec(compile(code, f"card of {id}", "exec"), known)
     assert capsys.readouterr().out.strip()  # it printed an answer
     own = restored(home, run)
-    torch.testing.assert_close(logits(known["model"]), logits(own), rtol=1e-4, atol=1e-4)
+    said, expected = logits(known["model"]), logits(own)
+    said = said[:, -expected.shape[1] :]  # plain peft tells the logits of virtual tokens, too
+    torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-4)
     base = AutoModelForCausalLM.from_pretrained(home.model)
-    assert not torch.allclose(logits(own), logits(base), atol=1e-3)  # it had learnt something
+    assert not torch.allclose(expected, logits(base), atol=1e-3)  # it had learnt something
 
 
 @pytest.mark.parametrize("id", IDS)
