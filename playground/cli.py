@@ -1,4 +1,4 @@
-"""The same runs without a browser: ``python -m playground race|run|estimate|table|items|doctor``.
+"""The same runs without a browser: ``python -m playground race|run|estimate|table|items|export|card|push|doctor``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 all well, 1 a run
 failed, 2 bad input, 130 stopped with Ctrl-C.
@@ -9,12 +9,17 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TextIO
 
 from playground.data import tasks
 from playground.errors import InvalidInput, ModelUnavailable, PlaygroundError, QueueError, RunNotFound
+from playground.events import Event
+from playground.jobs import export_work, hub
+from playground.jobs.export_work import FORMS, PRECISIONS, Order
 from playground.jobs.queue import Queue
 from playground.methods import registry
 from playground.methods.base import FieldSpec, Method
@@ -117,6 +122,28 @@ def parser() -> argparse.ArgumentParser:
     answers.add_argument("--label", help="only items with that target")
     answers.add_argument("--json", action="store_true", help="print one JSON array")
     answers.set_defaults(command=_items)
+
+    export = commands.add_parser(
+        "export", help="take a finished run away: adapter, merged model or GGUF file"
+    )
+    export.add_argument("run", type=_positive, metavar="RUN_ID")
+    export.add_argument("--format", choices=FORMS, required=True)
+    export.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of GGUF")
+    export.add_argument("--out", type=Path, required=True, help="a folder, or a .zip or .gguf file")
+    export.set_defaults(command=_export)
+
+    card = commands.add_parser("card", help="print the model card of a finished run")
+    card.add_argument("run", type=_positive, metavar="RUN_ID")
+    card.add_argument("--format", choices=FORMS, default="adapter")
+    card.set_defaults(command=_card)
+
+    push = commands.add_parser("push", help="push a finished run to the Hugging Face Hub, with HF_TOKEN")
+    push.add_argument("run", type=_positive, metavar="RUN_ID")
+    push.add_argument("--repo", required=True, help="owner/name")
+    push.add_argument("--format", choices=FORMS, default="adapter")
+    push.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of GGUF")
+    push.add_argument("--public", action="store_true", help="let everyone see it; otherwise it is private")
+    push.set_defaults(command=_push)
 
     doctor = commands.add_parser("doctor", help="what this machine has: device, versions, models, network")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
@@ -313,6 +340,44 @@ def _items(options: argparse.Namespace, settings: Settings) -> int:
 def _short(text: str, most: int = 60) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _export(options: argparse.Namespace, settings: Settings) -> int:
+    order = Order(options.run, options.format, options.precision)
+    with closing(RunStore(settings.database)) as store:
+        out = options.out.expanduser().resolve()
+        if order.form == "gguf" and out.is_dir():
+            out /= export_work.file_name(store.get(order.run), order)
+        print(_told(export_work.build(order, settings, store, out)))
+    return 0
+
+
+def _card(options: argparse.Namespace, settings: Settings) -> int:
+    with closing(RunStore(settings.database)) as store:
+        print(export_work.card_of(options.run, settings, store, options.format).rstrip("\n"))
+    return 0
+
+
+def _push(options: argparse.Namespace, settings: Settings) -> int:
+    order = Order(options.run, options.format, options.precision)
+    with closing(RunStore(settings.database)) as store, TemporaryDirectory(prefix="playground-") as work:
+        export_work.check(order, settings, store)
+        to = hub.prepare(options.repo, None, settings, private=not options.public, own=True)
+        print(_told(export_work.push(order, settings, store, to, Path(work) / "push")))
+    return 0
+
+
+def _told(steps: Generator[Event, None, Any]) -> Any:
+    """Run an export to its end, telling on standard error how far it is. Returns its result."""
+    line = ProgressLine(sys.stderr)
+    try:
+        while True:
+            told = next(steps).data
+            line.show(_share(told["phase"], told["done"], told.get("total"), told.get("unit")))
+    except StopIteration as end:
+        return end.value
+    finally:
+        line.end()
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:

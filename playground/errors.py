@@ -10,6 +10,7 @@ PlaygroundError
 ├── QueueError            the queue cannot do that now
 ├── StoreError            the results store cannot be opened or written
 ├── AdapterError          a saved adapter is corrupt, foreign or incomplete
+├── HubError              the Hugging Face Hub cannot be reached, or refuses
 └── RunFailed             a run ended without a result; the reason is the message
     ├── OutOfMemory       too little memory; says what to lower
     └── TrainingDiverged  the loss became NaN or infinite; says at which step
@@ -82,6 +83,10 @@ class StoreError(PlaygroundError):
 
 class AdapterError(PlaygroundError):
     """A saved adapter is corrupt, foreign or incomplete."""
+
+
+class HubError(PlaygroundError):
+    """The Hugging Face Hub cannot be reached, or refuses what was asked."""
 
 
 class RunFailed(PlaygroundError):

@@ -28,6 +28,7 @@ class Settings:
     max_prompt_characters: int = 20_000
     max_queued: int = 50
     offline: bool = False  # never ask the Hub, as HF_HUB_OFFLINE=1
+    allow_push: bool = False  # visitors of the page may push to the Hub with the server's own HF_TOKEN
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":

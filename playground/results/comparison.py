@@ -134,12 +134,15 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 
 def baseline(run: Run, runs: Iterable[Run]) -> Run | None:
     """The run's "before": the newest finished zero-shot run on the same model, task, data and limit."""
-    found = [
+    fitting = [
         other
         for other in runs
-        if other.method == REFERENCE and other.status == "done" and _setting(other) == _setting(run)
+        if other.method == REFERENCE
+        and other.status == "done"
+        and other.metrics.get("quality") is not None
+        and _setting(other) == _setting(run)
     ]
-    return max(found, key=lambda other: other.id, default=None)
+    return max(fitting, key=lambda other: other.id, default=None)
 
 
 def _setting(run: Run) -> tuple:

@@ -1,4 +1,4 @@
-"""Folders that are either whole or not there: written beside, flushed to disk, then renamed."""
+"""Folders and files that are either whole or not there: written beside, flushed to disk, then renamed."""
 
 import errno
 import os
@@ -34,13 +34,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _swap(partial, path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if _disk_full(error):
-            free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
-            raise RunFailed(
-                f"The disk is full: “{path.name}” could not be written, {free / 1e6:.0f} MB are free in "
-                f"{path.parent}. Delete runs that are no longer needed, or set PLAYGROUND_HOME to a "
-                "larger disk, and resume."
-            ) from error
+        if disk_full(error):
+            raise _full(path, "resume") from error
+        raise
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write; it becomes ``path`` when the block ends without an error.
+
+    Raises:
+        RunFailed: the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        _flush_one(partial)
+        partial.replace(path)
+        _flush_one(path.parent)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if disk_full(error):
+            raise _full(path, "try again") from error
         raise
 
 
@@ -52,8 +69,11 @@ def clear_leftovers(parent: Path) -> None:
             shutil.rmtree(folder)
         else:
             folder.rename(original)
-    for folder in Path(parent).glob(f".*{PARTIAL}"):
-        shutil.rmtree(folder)
+    for partial in Path(parent).glob(f".*{PARTIAL}"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
 
 
 def _swap(partial: Path, path: Path) -> None:
@@ -80,6 +100,16 @@ def _flush_one(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_full(error: BaseException) -> bool:
+def _full(path: Path, what_then: str) -> RunFailed:
+    free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
+    return RunFailed(
+        f"The disk is full: “{path.name}” could not be written, {free / 1e6:.0f} MB are free in "
+        f"{path.parent}. Delete runs that are no longer needed, or set PLAYGROUND_HOME to a "
+        f"larger disk, and {what_then}."
+    )
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full."""
     # safetensors reports its input/output errors as text, without an errno
     return getattr(error, "errno", None) in _FULL or "No space left on device" in str(error)

@@ -92,6 +92,7 @@ def serve(settings: Settings) -> None:
     try:
         blocks.launch(**launch_options(settings))
     finally:
+        session.exports.close()
         session.queue.close()
         session.store.close()
 

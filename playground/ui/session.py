@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data import tasks
+from playground.jobs.exports import Exports
 from playground.methods.registry import methods
 from playground.models import catalogue
 from playground.results.runs import ACTIVE, Run, RunStore
@@ -24,8 +25,10 @@ class Session:
     arbiter: Any
     starter: Starter
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exports: Exports = field(init=False)
 
     def __post_init__(self) -> None:
+        self.exports = Exports(self.settings, self.store)
         self.described = {
             id: {"title": m.title, "family": m.family, "changes_weights": m.changes_weights}
             for id, m in methods().items()
@@ -38,6 +41,7 @@ class Session:
         starter = self.starter.state
         parts = [self.store.last_event(), newest[0].id if newest else 0, *active]
         parts += [starter.phase, starter.done // 1_000_000, starter.ready, starter.error or ""]
+        parts.append(self.exports.stamp())
         return "|".join(map(str, parts))
 
     def runs(self, **where: Any) -> list[Run]:
