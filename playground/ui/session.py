@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data import tasks
+from playground.jobs.sweep import is_sweep
 from playground.methods.registry import methods
 from playground.models import catalogue
 from playground.results.runs import ACTIVE, Run, RunStore
@@ -46,7 +47,8 @@ class Session:
 
     def newest_group(self) -> str | None:
         """The group of the newest race."""
-        return next((run.group for run in self.runs(limit=60) if run.group), None)
+        groups = (run.group for run in self.runs(limit=60) if run.group)
+        return next((group for group in groups if not is_sweep(group)), None)
 
     def title(self, method_id: str) -> str:
         """A method's title; its id where the method is not installed any more."""

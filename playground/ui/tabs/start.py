@@ -3,7 +3,7 @@
 import gradio as gr
 
 from playground.errors import InvalidInput
-from playground.methods.registry import methods
+from playground.methods.registry import RACE, methods
 from playground.results.comparison import text
 from playground.results.runs import ACTIVE
 from playground.ui.components import advice, run_card, technique_map
@@ -36,7 +36,9 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
                 allow_custom_value=True,
             )
             every = [(method.title, id) for id, method in methods().items() if method.modality == "text"]
-            chosen = gr.CheckboxGroup(every, value=[id for _, id in every], label="Methods")
+            chosen = gr.CheckboxGroup(
+                every, value=[id for _, id in every if id in RACE], label="Methods", elem_id="race-methods"
+            )
             limit = items_field()
             problem = gr.HTML()
             begin = gr.Button("Start the race", variant="primary", size="lg", elem_id="race")
@@ -116,9 +118,10 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
 
 def task_and_model(session: Session) -> tuple[gr.Dropdown, gr.Dropdown]:
     """The fields for what is adapted to, and what is adapted."""
-    task = gr.Dropdown(session.task_choices(), value=session.default_task(), label="Task", min_width=200)
+    common = {"min_width": 200, "interactive": True}
+    task = gr.Dropdown(session.task_choices(), value=session.default_task(), label="Task", **common)
     models = session.model_choices()
-    model = gr.Dropdown(models, value=models[0][1], label="Model", allow_custom_value=True, min_width=200)
+    model = gr.Dropdown(models, value=models[0][1], label="Model", allow_custom_value=True, **common)
     return task, model
 
 
