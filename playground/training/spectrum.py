@@ -22,6 +22,7 @@ from playground.training import adapter_files
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 START = "base_model.model."
+NOT_LORA = "This run's result holds no LoRA matrices; only LoRA's update has such a spectrum."
 PLAIN = (True, False, "true", "false", "gaussian", "orthogonal")  # ΔW is zero at the start
 
 
@@ -84,6 +85,8 @@ def spectra(folder: Path) -> list[LayerSpectrum]:
         AdapterError: it is missing or damaged, holds no LoRA matrices, or its ΔW is not λ · B · A.
     """
     adapter_files.verify(folder, {})
+    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+        raise AdapterError(NOT_LORA)
     config = _config(folder)
     found = _tensors(folder / WEIGHTS)
     pairs = {
@@ -115,6 +118,10 @@ def _config(folder: Path) -> dict[str, Any]:
     if start not in PLAIN:
         raise AdapterError(
             f"This adapter began as a part of the weights ({start}), so its update is not λ · B · A alone."
+        )
+    if config.get("use_dora"):
+        raise AdapterError(
+            "DoRA also rescales whole rows of the weight, so its update is not λ · B · A alone."
         )
     return config
 
