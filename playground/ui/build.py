@@ -17,7 +17,6 @@ from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
 from playground.ui import api, theme
 from playground.ui.components.markup import safe
-from playground.ui.panels import explainer
 from playground.ui.session import Session
 from playground.ui.starter import Starter
 from playground.ui.tabs import compare, few_shot, finetune, rag, runs, start
@@ -36,7 +35,6 @@ OWN_TABS = {
     "bitfit": "BitFit",
     "bottleneck": "Adapters",
 }
-LOW_RANK = ("lora", "qlora")  # those whose result is a pair of matrices a layer
 IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", "compare", "runs")
 
 # The tab in sight follows the pulse; another one catches up when it is opened.
@@ -112,13 +110,7 @@ def _training_tabs(session: Session, beats: dict[str, gr.Textbox], known: gr.Tex
         if id not in trained:
             continue
         with gr.Tab(label, id=id) as tab:
-            chosen = finetune.build(session, trained[id], tab, beats[id], known)
-            if id in LOW_RANK:
-                with gr.Column(elem_classes="pg-panel"):
-                    explainer.spectra(session, chosen, id)
-            if id == "lora":
-                with gr.Column(elem_classes="pg-panel"):
-                    explainer.build(session)
+            finetune.build(session, trained[id], tab, beats[id], known)
         tabs.append(tab)
     others = [each for id, each in trained.items() if id not in OWN_TABS]
     if others:

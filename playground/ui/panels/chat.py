@@ -19,7 +19,7 @@ SIDES = ("Base model", "Adapted model")
 Turns = list[dict[str, Any]]  # {"said": text, "told": [base's answer, adapted model's answer]}
 
 
-def build(session: Session, run: gr.Dropdown, name: str) -> None:
+def build(session: Session, run: gr.Number, name: str) -> None:
     """Draw the panel for the finished run in ``run``. ``name`` begins the ids of its fields."""
     gr.HTML(
         heading(

@@ -13,7 +13,7 @@ from playground.ui.session import Session
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def build(session: Session) -> None:
+def build() -> None:
     """Draw the explainer: the guide's small case, and the counter for matrices of any size."""
     gr.HTML(heading("What LoRA does", "W = W₀ + λ · A · B. Change any number.", 3))
     with gr.Row(elem_classes="pg-grids"):
@@ -69,7 +69,7 @@ def _told(draw):
     return call
 
 
-def spectra(session: Session, run: gr.Dropdown, name: str) -> None:
+def spectra(session: Session, run: gr.Number, name: str) -> None:
     """Draw the panel for the finished run in ``run``: the singular values of each layer's update."""
     gr.HTML(
         heading(

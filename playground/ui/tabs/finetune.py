@@ -21,41 +21,40 @@ from playground.ui import form
 from playground.ui.components import charts, run_card, sweep_view
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
-from playground.ui.panels import chat
+from playground.ui.panels import chat, explainer
 from playground.ui.session import Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
 
+LOW_RANK = ("lora", "qlora")  # methods whose result is a pair of matrices a layer
 RECENT = 30  # runs of a method that are looked at for the one to show
 SWEEP_ITEMS = "20"  # test items of each run of a sweep, unless one says otherwise
 NONE = ""
+SOON = 0.2  # seconds
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 CURVES = ("train_loss", "dev_loss", "learning_rate", "train_tokens_per_second", "train_memory_bytes")
 
 
-def build(
-    session: Session, technique: Method, tab: gr.Tab, pulse: gr.Textbox, known: gr.Textbox
-) -> gr.Dropdown:
-    """Draw the tab of one method. Returns the field with the chosen finished run."""
+def build(session: Session, technique: Method, tab: gr.Tab, pulse: gr.Textbox, known: gr.Textbox) -> None:
+    """Draw the tab of one method."""
     gr.HTML(about(technique))
     which = gr.Textbox(technique.id, visible="hidden")
-    return _body(session, technique.title, technique.id, which, tab, pulse, known)
+    _body(session, technique.title, technique.id, which, tab, pulse, known)
 
 
 def build_more(
     session: Session, techniques: Sequence[Method], tab: gr.Tab, pulse: gr.Textbox, known: gr.Textbox
-) -> gr.Dropdown:
-    """Draw the tab that several methods share. Returns the field with the chosen finished run."""
+) -> None:
+    """Draw the tab that several methods share."""
     which = gr.Dropdown(
         [(technique.title, technique.id) for technique in techniques],
         value=techniques[0].id,
         label="Method",
         info=f"{len(techniques)} methods, each with its own form, runs and curves.",
         elem_id="more-method",
-        filterable=False,
     )
     words = gr.HTML(about(techniques[0]))
     which.change(lambda id: about(method(id)), which, words, queue=False, **QUICK)
-    return _body(session, "the method", "more", which, tab, pulse, known)
+    _body(session, "the method", "more", which, tab, pulse, known)
 
 
 def _body(
@@ -66,29 +65,62 @@ def _body(
     tab: gr.Tab,
     pulse: gr.Textbox,
     known: gr.Textbox,
-) -> gr.Dropdown:
+) -> None:
     """Form, training live, finished runs of the method whose id is in ``which``; ``name`` begins the ids.
 
-    The form is made when the tab is opened first, and when another method is chosen: with all forms in the
-    page from the start, it would open later.
+    The form, and the panels about a finished run, are made when the tab is opened first, and when another
+    method is chosen: with all of them in the page from the start, it would open later.
     """
-    drawn = gr.Textbox(NONE, visible="hidden")  # whose form there is
+    drawn = gr.Textbox(NONE, visible="hidden")  # whose form and panels there are
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             form_area = gr.Column()
         with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
             live = Live.draw(title, name)
-    chosen = _finished(session, name)
+    with gr.Column(elem_classes="pg-panel"):
+        gr.HTML(heading("A finished run", "What the panels below are about.", 3))
+        chosen = gr.Dropdown([], show_label=False, container=False, elem_id=f"{name}-run")
+    panels_area = gr.Column()
+    lazily = {"inputs": drawn, "triggers": [drawn.change], "show_progress": "hidden", "queue": False}
     with form_area:
 
-        @gr.render(inputs=drawn, triggers=[drawn.change], show_progress="hidden", queue=False)
+        @gr.render(**lazily)
         def controls(method_id):
             if method_id:
-                _controls(session, method(method_id), live, known)
+                with gr.Column() as area:
+                    _controls(session, method(method_id), live, known)
+                _open_fields(area)
+
+    with panels_area:
+
+        @gr.render(**lazily)
+        def panels(method_id):
+            if method_id:
+                with gr.Column() as area:
+                    _panels(session, method_id, _arrived(chosen), pulse)
+                _open_fields(area)
 
     gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
     live.follow(session, which, chosen, [pulse.change, which.change])
-    return chosen
+
+
+def _arrived(chosen: gr.Dropdown) -> gr.Number:
+    """The chosen run for panels that are drawn late: it changes once after they are there, and then with it."""
+    run = gr.Number(None, visible="hidden")
+    soon = gr.Timer(SOON)
+    soon.tick(lambda id: (id, gr.Timer(active=False)), chosen, [run, soon], queue=False, **QUICK)
+    chosen.change(lambda id: id, chosen, run, queue=False, **QUICK)
+    return run
+
+
+def _open_fields(area: gr.blocks.BlockContext) -> None:
+    """Let every field in ``area`` be edited that does not say otherwise: in what is drawn late, Gradio does not
+    find out by itself which fields are inputs."""
+    for block in area.children:
+        if isinstance(block, gr.blocks.BlockContext):
+            _open_fields(block)
+        elif getattr(block, "interactive", True) is None:
+            block.interactive = True
 
 
 def about(technique: Method) -> str:
@@ -466,13 +498,16 @@ def samples_of(events: Sequence[Event]) -> str:
 # Finished runs
 
 
-def _finished(session: Session, name: str) -> gr.Dropdown:
-    """What can be done with a finished run."""
+def _panels(session: Session, method_id: str, run: gr.Number, pulse: gr.Textbox) -> None:
+    """What can be done with the finished run in ``run``; and what the method does."""
     with gr.Column(elem_classes="pg-panel"):
-        gr.HTML(heading("A finished run", "What the panels below are about.", 3))
-        chosen = gr.Dropdown([], show_label=False, container=False, elem_id=f"{name}-run")
-        chat.build(session, chosen, name)
-    return chosen
+        chat.build(session, run, method_id)
+    if method_id in LOW_RANK:
+        with gr.Column(elem_classes="pg-panel"):
+            explainer.spectra(session, run, method_id)
+    if method_id == "lora":
+        with gr.Column(elem_classes="pg-panel"):
+            explainer.build()
 
 
 def finished(session: Session, method_id: str, chosen: int | None) -> dict[str, Any]:
