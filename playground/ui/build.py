@@ -17,7 +17,7 @@ from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
 from playground.ui import api, theme
 from playground.ui.components.markup import safe
-from playground.ui.session import Session
+from playground.ui.session import OWN_TABS, Session
 from playground.ui.starter import Starter
 from playground.ui.tabs import compare, few_shot, finetune, rag, runs, start
 
@@ -27,14 +27,6 @@ SECONDS = 1.0  # between two looks at the store
 IDLE_LOOK = (
     0.05  # seconds between looks of Gradio's own queue: its value for Windows; elsewhere 0.001, 4 % of a core
 )
-# Methods that train and have a tab of their own, in the order of the tabs; the others share one.
-OWN_TABS = {
-    "full": "Full fine-tuning",
-    "lora": "LoRA",
-    "qlora": "QLoRA",
-    "bitfit": "BitFit",
-    "bottleneck": "Adapters",
-}
 IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", "compare", "runs")
 
 # The tab in sight follows the pulse; another one catches up when it is opened.

@@ -14,6 +14,15 @@ from playground.ui.starter import Starter
 INFERENCE = "inference"  # the one concurrency id of everything that asks a model in this process
 MOST_RUNS = 500  # runs that the page looks at
 
+# Methods that train and have a tab of their own, in the order of the tabs; the others share one.
+OWN_TABS = {
+    "full": "Full fine-tuning",
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "bitfit": "BitFit",
+    "bottleneck": "Adapters",
+}
+
 
 @dataclass
 class Session:

@@ -1,6 +1,8 @@
 """The tab of the methods that train: which run it shows, what can be gone on with, presets, sweeps, chat."""
 
 import re
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -248,3 +250,59 @@ def test_a_conversation_is_text():
     assert "<img" not in shown and "{{" not in shown
     assert shown.count('class="pg-said"') == 2
     assert chat.conversation([]) == ""
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A session whose arbiter hands out a tiny model with a trained LoRA, restored from its folder."""
+    import tiny
+
+    technique = method("lora")
+    params = technique.Params(epochs=12, learning_rate=0.02)
+    tiny.adapt(technique, params, tmp_path)
+    adapted = technique.restore(params, tiny.context(tmp_path))
+
+    @contextmanager
+    def hand_out(run_id):
+        yield adapted
+
+    return SimpleNamespace(arbiter=SimpleNamespace(adapted=hand_out), settings=None), adapted
+
+
+@pytest.mark.parametrize("how", [chat.TASK, chat.FREE])
+def test_both_sides_answer_from_one_loaded_model(trained, monkeypatch, how):
+    import tiny
+    import torch
+
+    session, adapted = trained
+    monkeypatch.setattr(chat.tasks, "task", lambda *_: tiny.task())
+    started = SimpleNamespace(id=1, method="lora", task="colours")
+    words = "one red"
+    prompt = adapted.prompts([words])[0].messages if how == chat.TASK else chat.messages([], words, 0)
+    ids = adapted.model.encode(prompt)
+    with torch.no_grad():
+        adapted.model.model.disable_adapter_layers()
+        base = "".join(adapted.model.stream(ids, 4))
+        adapted.model.model.enable_adapter_layers()
+        tuned = "".join(adapted.model.stream(ids, 4))
+    *_, (told, about) = chat._answers(session, started, how, [], words)
+    assert [text.split()[:1] for text in told] == [base.split()[:1], tuned.split()[:1]]
+    if how == chat.TASK:
+        assert told[1].split()[0] == "north"
+        assert told[0] != told[1]
+        assert "the same for both" in about
+
+
+def test_after_a_chat_that_was_left_the_adapter_is_on_again(trained, monkeypatch):
+    import tiny
+
+    session, adapted = trained
+    monkeypatch.setattr(chat.tasks, "task", lambda *_: tiny.task())
+    told = chat._answers(
+        session, SimpleNamespace(id=1, method="lora", task="colours"), chat.TASK, [], "one red"
+    )
+    next(told)
+    told.close()
+    layers = [layer for layer in adapted.model.model.modules() if hasattr(layer, "disable_adapters")]
+    assert layers
+    assert not any(layer.disable_adapters for layer in layers)

@@ -79,7 +79,7 @@ def _body(
             live = Live.draw(title, name)
     with gr.Column(elem_classes="pg-panel"):
         gr.HTML(heading("A finished run", "What the panels below are about.", 3))
-        chosen = gr.Dropdown([], show_label=False, container=False, elem_id=f"{name}-run")
+        chosen = gr.Dropdown([], label="Run", elem_id=f"{name}-run")
     panels_area = gr.Column()
     lazily = {"inputs": drawn, "triggers": [drawn.change], "show_progress": "hidden", "queue": False}
     with form_area:
