@@ -31,7 +31,7 @@ model, whose weights stay frozen beside small trained matrices, and an answer co
     <div class="pg-weights"><span class="pg-frozen"><span>W<sub>0</sub></span><small>frozen</small></span>
       <span class="pg-plus">+</span>
       <span class="pg-low-rank" data-family="parametric"><i>A</i><i>B</i><small>LoRA trains these</small></span></div>
-    <div class="pg-slot" data-family="parametric">W<sub>0</sub> itself <small>full fine-tuning, BitFit: its biases</small></div>
+    <div class="pg-slot" data-family="parametric">W₀ itself <small>full fine-tuning, BitFit: its biases</small></div>
     <div class="pg-slot" data-family="parametric">small layers in between <small>adapters</small></div>
   </div>
   <div class="pg-arrow" aria-hidden="true"></div>
