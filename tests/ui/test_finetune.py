@@ -249,6 +249,8 @@ def test_a_conversation_is_text():
     shown = chat.conversation([{"said": NASTY, "told": [NASTY, ""]}])
     assert "<img" not in shown and "{{" not in shown
     assert shown.count('class="pg-said"') == 2
+    assert "…" in shown
+    assert "(an empty answer)" in chat.conversation([{"said": "?", "told": ["", "x"], "done": True}])
     assert chat.conversation([]) == ""
 
 

@@ -34,8 +34,8 @@ def picture(layers: Sequence[Any]) -> str:
     )
     return (
         f'{figures}<div class="pg-spectra">{fields}</div>'
-        '<p class="pg-muted">Each column is a transformer block, each row a rank, the strongest on top. The darker a '
-        "cell, the more of that layer's ΔW (of its squared Frobenius norm) the rank holds. Effective rank: exp of the "
+        '<p class="pg-muted">Each column is a transformer block, each row a rank, the strongest on top. The stronger a '
+        "cell's colour, the more of that layer's ΔW (of its squared Frobenius norm) the rank holds. Effective rank: exp of the "
         "entropy of the singular values; near 1 a smaller rank would have done, near the rank a larger one might "
         "learn more.</p>"
     )
@@ -53,7 +53,7 @@ def _field(kind: str, layers: Sequence[Any]) -> str:
     ticks = "".join(
         f'<text x="{LEFT - 6}" y="{TOP + y * CELL + 12}" text-anchor="end">{_rank(y, most)}</text>'
         for y in range(rows)
-        if y % 4 in (0, 3) or rows <= 4 or y == rows - 1
+        if y == 0 or y % 4 == 3 or rows <= 4 or y == rows - 1
     )
     blocks = "".join(
         f'<text x="{LEFT + x * CELL + CELL / 2}" y="{TOP + rows * CELL + 14}" text-anchor="middle">{layer.block}</text>'

@@ -16,7 +16,7 @@ TASK, FREE = "As in the task", "Freely"
 MOST_TOKENS = 256  # of an answer in a free chat
 SIDES = ("Base model", "Adapted model")
 
-Turns = list[dict[str, Any]]  # {"said": text, "told": [base's answer, adapted model's answer]}
+Turns = list[dict[str, Any]]  # {"said": text, "told": [base's answer, adapted model's answer], "done": True}
 
 
 def build(session: Session, run: gr.Number, name: str) -> None:
@@ -53,6 +53,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         for told, prompt in _answers(session, chosen, how, kept, words):
             turn["told"] = told
             yield gr.skip(), conversation([*kept, turn]), prompt, gr.skip()
+        turn["done"] = True
         yield [*kept, turn], conversation([*kept, turn]), gr.skip(), gr.skip()
 
     def example(run_id, words):
@@ -120,8 +121,9 @@ def conversation(turns: Turns) -> str:
     """The turns, both answers beside each other."""
     parts = []
     for turn in turns:
+        nothing = "(an empty answer)" if turn.get("done") else "…"
         told = "".join(
-            f'<section class="pg-said"><h4>{name}</h4><p>{safe(text) or "…"}</p></section>'
+            f'<section class="pg-said"><h4>{name}</h4><p>{safe(text) or nothing}</p></section>'
             for name, text in zip(SIDES, turn["told"], strict=True)
         )
         parts.append(f'<p class="pg-asked">{safe(turn["said"])}</p><div class="pg-both">{told}</div>')
