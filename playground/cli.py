@@ -1,4 +1,4 @@
-"""The same runs without a browser: ``python -m playground race|run|estimate|table|items|export|card|push|doctor``.
+"""The same runs without a browser: ``python -m playground race|run|sweep|table|…``; ``--help`` lists them.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 all well, 1 a run
 failed, 2 bad input, 130 stopped with Ctrl-C.
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TextIO
@@ -18,11 +19,13 @@ from typing import Any, NoReturn, TextIO
 from playground.data import tasks
 from playground.errors import InvalidInput, ModelUnavailable, PlaygroundError, QueueError, RunNotFound
 from playground.events import Event
-from playground.jobs import export_work, hub
+from playground.jobs import export_work, hub, sweep
 from playground.jobs.export_work import FORMS, PRECISIONS, Order
+from playground.jobs.local import run_folder
 from playground.jobs.queue import Queue
-from playground.methods import registry
+from playground.methods import presets, registry
 from playground.methods.base import FieldSpec, Method
+from playground.methods.parametric import ADAPTER
 from playground.models import catalogue
 from playground.results import comparison, items
 from playground.results.runs import ACTIVE, Filing, Run, RunStore
@@ -86,7 +89,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     race = commands.add_parser("race", help="run several methods on one task and compare them")
-    race.add_argument("--methods", help="ids with commas between; default: the usual ones", default=None)
+    race.add_argument(
+        "--methods", help=f"ids with commas between; default: {','.join(registry.RACE)}", default=None
+    )
     _common(race)
     race.set_defaults(command=_race)
 
@@ -108,6 +113,16 @@ def parser() -> argparse.ArgumentParser:
     )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
     estimate.set_defaults(command=_estimate)
+
+    grid = commands.add_parser("sweep", help="run a small grid over one or two parameters of a method")
+    grid.add_argument("--method", required=True, help="id of a method that trains")
+    grid.add_argument(
+        "--set", action="append", required=True, metavar="NAME=VALUES", dest="values",
+        help="a parameter and its values with commas between; with one value it is the same in all runs",
+    )  # fmt: skip
+    grid.add_argument("--preset", help="begin with a preset, e.g. 135m-cpu")
+    _common(grid)
+    grid.set_defaults(command=_sweep)
 
     table = commands.add_parser("table", help="print the comparison of all runs so far")
     table.add_argument("--format", choices=("md", "csv", "json"), default="md")
@@ -145,6 +160,18 @@ def parser() -> argparse.ArgumentParser:
     push.add_argument("--public", action="store_true", help="let everyone see it; otherwise it is private")
     push.set_defaults(command=_push)
 
+    listing = commands.add_parser("presets", help="list the settings that were found for each method")
+    listing.add_argument("--method", help="only those of one method")
+    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    listing.set_defaults(command=_presets)
+
+    spectrum = commands.add_parser(
+        "spectrum", help="singular values of a trained LoRA update, layer by layer"
+    )
+    spectrum.add_argument("run", type=_positive, metavar="RUN_ID", help="number of a finished LoRA run")
+    spectrum.add_argument("--json", action="store_true", help="print one JSON object a layer")
+    spectrum.set_defaults(command=_spectrum)
+
     doctor = commands.add_parser("doctor", help="what this machine has: device, versions, models, network")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(command=_doctor)
@@ -164,6 +191,9 @@ def _common(command: argparse.ArgumentParser) -> None:
 def _add_method(kinds: Any, method: Method) -> None:
     command = kinds.add_parser(method.id, help=_escape(method.summary), description=_escape(method.summary))
     _common(command)
+    if presets.presets(method.id):
+        names = ", ".join(preset.name for preset in presets.presets(method.id))
+        command.add_argument("--preset", help=f"begin with a preset: {names}")
     group = command.add_argument_group(f"parameters of {method.title}")
     for spec in method.Params.fields():
         name = f"--{spec.name.replace('_', '-')}"
@@ -204,8 +234,7 @@ def _positive(text: str) -> int:
 
 def _race(options: argparse.Namespace, settings: Settings) -> int:
     if options.methods is None:
-        known = registry.methods().items()
-        chosen = [id for id, method in known if method.modality == "text" and not method.newer]
+        chosen = [id for id in registry.RACE if id in registry.methods()]
     else:
         chosen = [id.strip() for id in options.methods.split(",") if id.strip()]
     return _work(
@@ -219,7 +248,8 @@ def _race(options: argparse.Namespace, settings: Settings) -> int:
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     prefix = "param_"
-    params = {
+    params = _preset(options.method, getattr(options, "preset", None))
+    params |= {
         name.removeprefix(prefix): value for name, value in vars(options).items() if name.startswith(prefix)
     }
     return _work(
@@ -291,6 +321,93 @@ def _estimated(found: dict[str, Any]) -> str:
         names = f" ({', '.join(finding['items'])})" if finding["items"] else ""
         lines.append(f"Data       {finding['text']}{names}")
     return "\n".join(lines)
+
+
+def _preset(method_id: str, name: str | None) -> dict[str, Any]:
+    return dict(presets.preset(method_id, name).values) if name else {}
+
+
+def _sweep(options: argparse.Namespace, settings: Settings) -> int:
+    texts = dict(_named(text) for text in options.values)
+    given = {name: text for name, text in texts.items() if "," in text}
+    grid = sweep.axes(options.method, given)
+    params = _preset(options.method, options.preset)
+    alone = {name: text for name, text in texts.items() if name not in given}
+    params |= {name: sweep.axes(options.method, {name: text})[name][0] for name, text in alone.items()}
+    return _work(
+        options,
+        settings,
+        lambda queue: sweep.prepare(
+            queue, options.method, params, grid, options.task, options.model, options.seed, options.limit
+        ),
+        _tell_best,
+    )
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, values = text.partition("=")
+    if not equals or not values.strip():
+        raise InvalidInput(f"“{text}” is not NAME=VALUES, like learning_rate=1e-3,2e-3.", field="set")
+    return name.strip().replace("-", "_"), values
+
+
+def _tell_best(store: RunStore, group: str, as_json: bool) -> None:
+    found = sweep.sweep(store, group)
+    best = found.best
+    if as_json:
+        chosen = {name: best.params[name] for name in found.names} if best else None
+        loss = best.metrics["dev_loss"] if best else None
+        print(
+            json.dumps(
+                {"sweep": group, "best_run": best and best.id, "best": chosen, "dev_loss": loss},
+                ensure_ascii=False,
+            )
+        )
+    elif best:
+        words = ", ".join(f"{name}={best.params[name]}" for name in found.names)
+        print(f"Lowest dev loss: {words} (run {best.id}, {best.metrics['dev_loss']:.4f})")
+
+
+def _presets(options: argparse.Namespace, settings: Settings) -> int:
+    if options.method:
+        registry.method(options.method)
+    found = presets.presets(options.method)
+    if options.json:
+        print(json.dumps([{"name": one.name, **asdict(one)} for one in found], ensure_ascii=False, indent=2))
+        return 0
+    for one in found:
+        values = ", ".join(f"{name}={value}" for name, value in one.values.items()) or "the defaults"
+        print(f"{one.method} {one.name}{'' if one.tried else ' (untried)'}: {values}\n    {one.found}")
+    return 0
+
+
+def _spectrum(options: argparse.Namespace, settings: Settings) -> int:
+    from playground.training.spectrum import spectra
+
+    store = RunStore(settings.database)
+    try:
+        run = store.get(options.run)
+    finally:
+        store.close()
+    layers = spectra(run_folder(settings, run.id) / ADAPTER)
+    for layer in layers:
+        row = {
+            "layer": layer.name,
+            "rows": layer.rows,
+            "columns": layer.columns,
+            "norm": layer.norm,
+            "effective_rank": layer.effective_rank,
+            "singular_values": layer.values,
+            "shares": layer.shares,
+        }
+        if options.json:
+            print(json.dumps(row))
+        else:
+            held = " ".join(f"{share:.0%}" for share in layer.shares[:8])
+            print(
+                f"{layer.name:<48} norm {layer.norm:8.3g}  effective rank {layer.effective_rank:5.1f}  {held}"
+            )
+    return 0
 
 
 def _table(options: argparse.Namespace, settings: Settings) -> int:
@@ -399,8 +516,13 @@ def descriptions() -> dict[str, dict[str, str]]:
 # Working and watching
 
 
-def _work(options: argparse.Namespace, settings: Settings, prepare: Callable[[Queue], list[Filing]]) -> int:
-    """Check the runs, fetch the model, start, tell how they go, print their rows."""
+def _work(
+    options: argparse.Namespace,
+    settings: Settings,
+    prepare: Callable[[Queue], list[Filing]],
+    conclude: Callable[[RunStore, str, bool], None] | None = None,
+) -> int:
+    """Check the runs, fetch the model, start, tell how they go, print their rows; then conclude on the group."""
     store = RunStore(settings.database)
     queue = Queue(settings, store)
     runs: list[Run] = []
@@ -410,7 +532,10 @@ def _work(options: argparse.Namespace, settings: Settings, prepare: Callable[[Qu
         _fetch(options.model, settings)
         queue.start(adopt=False)
         runs = queue.file(filings)
-        return _watch(store, runs, options.json)
+        code = _watch(store, runs, options.json)
+        if conclude and runs[0].group:
+            conclude(store, runs[0].group, options.json)
+        return code
     finally:
         _cancel(queue, store, runs)
         queue.close()

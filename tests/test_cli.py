@@ -66,6 +66,62 @@ def test_a_race_without_json_is_a_readable_table(playground):
     assert "1 MB" in second
 
 
+def test_without_names_the_usual_methods_race(playground, store):
+    playground("race", *COMMON, "--json")
+    assert [run.method for run in store.list()] == [
+        "zero_shot"
+    ]  # of the usual four the only one in this world
+
+
+def test_a_sweep_prints_its_rows_and_the_best_by_dev_loss(playground, store):
+    given = ("--set", "steps=1,4,2", "--set", "pause=0.001", "--limit", 3)
+    code, out, _ = playground("sweep", "--method", "patient", *COMMON, *given, "--json")
+    *rows, last = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert sorted(row["params"]["steps"] for row in rows) == [1, 2, 4]
+    assert {(row["params"]["pause"], row["limit"], row["group"]) for row in rows} == {
+        (0.001, 3, last["sweep"])
+    }
+    best = next(row for row in rows if row["params"]["steps"] == 4)
+    assert last == {
+        "sweep": last["sweep"], "best_run": best["run"], "best": {"steps": 4}, "dev_loss": 0.25,
+    }  # fmt: skip
+    code, out, _ = playground("sweep", "--method", "patient", *COMMON, "--set", "steps=1,3")
+    assert code == 0
+    assert "Lowest dev loss: steps=3" in out
+
+
+def test_presets_are_listed_and_used(playground, monkeypatch, store):
+    from playground.methods import presets
+
+    found = (
+        presets.Preset("patient", "135m", "cpu", True, "By trying.", {"steps": 2, "pause": 0.002}),
+        presets.Preset("patient", "8b", "cuda", False, "By guessing.", {"steps": 3}),
+    )
+    monkeypatch.setattr(presets, "_read", lambda path: found)
+    code, out, _ = playground("presets")
+    assert code == 0
+    assert "patient 135m-cpu: steps=2, pause=0.002" in out
+    assert "patient 8b-cuda (untried): steps=3" in out
+    code, out, _ = playground("presets", "--method", "patient", "--json")
+    assert [entry["name"] for entry in json.loads(out)] == ["135m-cpu", "8b-cuda"]
+    code, out, _ = playground("run", "patient", *COMMON, "--preset", "135m-cpu", "--pause", 0.001, "--json")
+    assert code == 0
+    assert json.loads(out)["params"] | {"way": "", "loud": ""} == {
+        "steps": 2, "pause": 0.001, "way": "", "loud": "",
+    }  # fmt: skip
+    code, _, err = playground("run", "patient", *COMMON, "--preset", "1b-cpu")
+    assert code == 2
+    assert "135m-cpu, 8b-cuda" in err
+
+
+def test_a_run_without_lora_has_no_spectrum(playground, store):
+    playground("run", "patient", *COMMON)
+    code, out, err = playground("spectrum", 1)
+    assert (code, out) == (1, "")
+    assert "no adapter" in err
+
+
 def test_options_of_run_come_from_the_parameters(playground):
     code, out, _ = playground("run", "patient", *COMMON, "--steps", 3, "--loud", "--seed", 4, "--json")
     row = json.loads(out)
@@ -95,6 +151,16 @@ def test_options_of_run_come_from_the_parameters(playground):
         (("run", "magic", *COMMON), "magic"),
         (("table", "--format", "pdf"), "pdf"),
         (("table", "--limit-runs", "0"), "at least 1"),
+        (("sweep", "--method", "patient", *COMMON, "--set", "steps"), "NAME=VALUES"),
+        (("sweep", "--method", "patient", *COMMON, "--set", "steps=1"), "one or two parameters"),
+        (("sweep", "--method", "patient", *COMMON, "--set", "steps=1,0"), "Steps cannot be 0"),
+        (("sweep", "--method", "zero_shot", *COMMON, "--set", "steps=1,2"), "does not train"),
+        (
+            ("sweep", "--method", "patient", *COMMON, "--set", f"steps={','.join(map(str, range(1, 30)))}"),
+            "29",
+        ),
+        (("presets", "--method", "magic"), "magic"),
+        (("spectrum", "7"), "no run 7"),
         ((), "COMMAND"),
         (("fly",), "fly"),
     ],

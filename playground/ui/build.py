@@ -1,5 +1,6 @@
 """The whole page: header, tabs, what keeps it live; and serving it."""
 
+import json
 import logging
 import re
 import signal
@@ -9,14 +10,16 @@ import gradio as gr
 from playground.data import tasks
 from playground.jobs.arbiter import Arbiter
 from playground.jobs.queue import Queue
+from playground.methods.base import Method
+from playground.methods.registry import methods
 from playground.models import sources
 from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
 from playground.ui import api, theme
 from playground.ui.components.markup import safe
-from playground.ui.session import Session
+from playground.ui.session import OWN_TABS, Session
 from playground.ui.starter import Starter
-from playground.ui.tabs import compare, few_shot, lora, rag, runs, start
+from playground.ui.tabs import compare, few_shot, finetune, rag, runs, start
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,13 @@ SECONDS = 1.0  # between two looks at the store
 IDLE_LOOK = (
     0.05  # seconds between looks of Gradio's own queue: its value for Windows; elsewhere 0.001, 4 % of a core
 )
-TABS = ("Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs")
+IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", "compare", "runs")
+
+# The tab in sight follows the pulse; another one catches up when it is opened.
+FOLLOW = """(pulse, shown, ...beats) => {
+  const ids = IDS;
+  return beats.map((beat, at) => ids[at] === shown ? pulse : beat);
+}""".replace("IDS", json.dumps(IDS))
 
 
 def open_session(settings: Settings) -> Session:
@@ -44,19 +53,26 @@ def page(session: Session) -> gr.Blocks:
         known = gr.Textbox("", visible="hidden")
         visitor = gr.Textbox("", visible="hidden")
         header = gr.HTML(status(session), elem_id="header")
+        shown = gr.Textbox("start", visible="hidden")  # the tab in sight
+        beats = {id: gr.Textbox("", visible="hidden") for id in IDS}
         with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Start", id="start"):
-                start.build(session, pulse, group, known, tabs)
-            with gr.Tab("Few-shot", id="few_shot"):
-                few_shot.build(session, pulse, known)
-            with gr.Tab("RAG", id="rag"):
+            with gr.Tab("Start", id="start") as first:
+                start.build(session, beats["start"], group, known, tabs)
+            with gr.Tab("Few-shot", id="few_shot") as second:
+                few_shot.build(session, beats["few_shot"], known)
+            with gr.Tab("RAG", id="rag") as third:
                 rag.build(session, known, visitor)
-            with gr.Tab("LoRA", id="lora"):
-                lora.build(session, pulse, known)
-            with gr.Tab("Compare", id="compare"):
-                compare.build(session, pulse, group, opened)
-            with gr.Tab("Runs", id="runs"):
-                runs.build(session, pulse, opened)
+            trained = _training_tabs(session, beats, known)
+            with gr.Tab("Compare", id="compare") as last:
+                compare.build(session, beats["compare"], group, opened)
+            with gr.Tab("Runs", id="runs") as history:
+                runs.build(session, beats["runs"], opened)
+        for tab in (first, second, third, *trained, last, history):
+            tab.select(None, None, shown, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
+        gr.on(
+            [pulse.change, shown.change], None, [pulse, shown, *beats.values()], list(beats.values()),
+            js=FOLLOW, api_visibility="private",
+        )  # fmt: skip
         timer = gr.Timer(SECONDS)
         quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         timer.tick(lambda seen: _look(session, seen), pulse, [pulse, header], **quick)
@@ -76,6 +92,28 @@ def page(session: Session) -> gr.Blocks:
         group.change(None, group, js="group => window.playground.remember(group)", api_visibility="private")
         api.build(session)
     return blocks
+
+
+def _training_tabs(session: Session, beats: dict[str, gr.Textbox], known: gr.Textbox) -> list[gr.Tab]:
+    """A tab for each method of ``OWN_TABS`` that there is, and one for all other methods that train."""
+    trained = {id: each for id, each in methods().items() if _trains_text(each)}
+    tabs = []
+    for id, label in OWN_TABS.items():
+        if id not in trained:
+            continue
+        with gr.Tab(label, id=id) as tab:
+            finetune.build(session, trained[id], tab, beats[id], known)
+        tabs.append(tab)
+    others = [each for id, each in trained.items() if id not in OWN_TABS]
+    if others:
+        with gr.Tab("More PEFT", id="more") as tab:
+            finetune.build_more(session, others, tab, beats["more"], known)
+        tabs.append(tab)
+    return tabs
+
+
+def _trains_text(technique: Method) -> bool:
+    return technique.family == "parametric" and technique.modality == "text"
 
 
 def serve(settings: Settings) -> None:

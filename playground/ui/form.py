@@ -33,6 +33,11 @@ class Form:
         own = {name: values[name] for name in self.fields}
         return self.method.Params.parse(own).model_dump(mode="json")
 
+    def filled(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """Updates that put ``values`` into the fields, and the defaults where there is none."""
+        known = self.method.Params.model_fields
+        return [gr.update(value=values.get(name, known[name].default)) for name in self.fields]
+
     def wrong(self, values: dict[str, Any], settings: Settings) -> InvalidInput | None:
         """What keeps these values from being run, None where nothing does."""
         try:
@@ -86,21 +91,22 @@ def build(method: Method, skip: Sequence[str] = ()) -> Form:
     if plain:
         with gr.Row(elem_classes="pg-form"):
             for spec in plain:
-                form.fields[spec.name] = control(spec)
+                form.fields[spec.name] = control(spec, method.id)
     if advanced:
         with gr.Accordion("More settings", open=False), gr.Row(elem_classes="pg-form"):
             for spec in advanced:
-                form.fields[spec.name] = control(spec)
+                form.fields[spec.name] = control(spec, method.id)
     return form
 
 
-def control(spec: FieldSpec) -> Component:
-    """The component for one parameter.
+def control(spec: FieldSpec, method_id: str) -> Component:
+    """The component for one parameter of a method.
 
     Number fields carry no bounds of their own: the method's parameters check them and say what would
     be right, in one wording for the page, the command line and the API.
     """
-    common = {"label": spec.label, "info": spec.help, "min_width": 220, "elem_id": f"field-{spec.name}"}
+    common = {"label": spec.label, "info": spec.help, "min_width": 220, "interactive": True}
+    common["elem_id"] = f"{method_id}-field-{spec.name}"
     if spec.kind == "boolean":
         return gr.Checkbox(spec.default, **common)
     if spec.kind == "choice":

@@ -5,6 +5,7 @@ from typing import Any
 
 from playground.data import tasks
 from playground.jobs.exports import Exports
+from playground.jobs.sweep import is_sweep
 from playground.methods.registry import methods
 from playground.models import catalogue
 from playground.results.runs import ACTIVE, Run, RunStore
@@ -13,6 +14,15 @@ from playground.ui.starter import Starter
 
 INFERENCE = "inference"  # the one concurrency id of everything that asks a model in this process
 MOST_RUNS = 500  # runs that the page looks at
+
+# Methods that train and have a tab of their own, in the order of the tabs; the others share one.
+OWN_TABS = {
+    "full": "Full fine-tuning",
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "bitfit": "BitFit",
+    "bottleneck": "Adapters",
+}
 
 
 @dataclass
@@ -50,7 +60,8 @@ class Session:
 
     def newest_group(self) -> str | None:
         """The group of the newest race."""
-        return next((run.group for run in self.runs(limit=60) if run.group), None)
+        groups = (run.group for run in self.runs(limit=60) if run.group)
+        return next((group for group in groups if not is_sweep(group)), None)
 
     def title(self, method_id: str) -> str:
         """A method's title; its id where the method is not installed any more."""

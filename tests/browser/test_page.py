@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from playground.methods.registry import methods
+from playground.ui.session import OWN_TABS
+
 pytestmark = [pytest.mark.browser, pytest.mark.starter]
-TABS = ("Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs")
+TRAINED = [label for id, label in OWN_TABS.items() if id in methods()]
+SHARED = [id for id, one in methods().items() if one.family == "parametric" and id not in OWN_TABS]
+TABS = ("Start", "Few-shot", "RAG", *TRAINED, *(["More PEFT"] if SHARED else []), "Compare", "Runs")
 SLOW = 120_000  # ms, for what loads the model on a busy machine
 
 
@@ -31,11 +36,11 @@ def test_a_rank_of_zero_is_refused_at_the_field_and_the_button(visit):
     visitor = visit()
     visitor.arrive()
     visitor.tab("LoRA")
-    visitor.page.fill("#field-rank input", "0")
+    visitor.page.fill("#lora-field-rank input", "0")
     visitor.page.click("#lora-start")
     message = re.compile("Rank cannot be 0")
     expect(visitor.page.locator(".pg-notice.pg-bad").filter(has_text=message)).to_be_visible()
-    expect(visitor.page.locator("#field-rank")).to_contain_text(message)
+    expect(visitor.page.locator("#lora-field-rank")).to_contain_text(message)
     expect(visitor.page.locator("#lora-live")).to_contain_text("No training yet")
     visitor.picture("rank-zero")
 
@@ -104,13 +109,75 @@ def test_an_index_survives_a_reload(visit, tmp_path):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_all_tabs_are_in_sight_on_a_phone(visit, theme):
+def test_every_tab_can_be_reached_on_a_phone(visit, theme):
     visitor = visit(390)
     visitor.arrive(f"?__theme={theme}")
     for name in TABS:
-        box = visitor.page.get_by_role("tab", name=name, exact=True).bounding_box()
+        visitor.tab(name)
+        chosen = visitor.page.locator("#tabs [role=tablist] button.selected")
+        expect(chosen).to_have_text(name)
+        box = chosen.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
+
+
+def test_a_preset_fills_the_form_and_the_defaults_come_back(visit):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("LoRA")
+    rank = visitor.page.locator("#lora-field-rank input")
+    expect(rank).to_have_value("8")
+    visitor.page.locator("#lora-preset input").click()
+    visitor.page.get_by_role("option", name="8B model, GPU").click()
+    expect(rank).to_have_value("16")
+    expect(visitor.page.locator("#lora-field-learning_rate input")).to_have_value("0.0002")
+    visitor.page.locator("#lora-preset input").click()
+    visitor.page.get_by_role("option", name="The method's defaults").click()
+    expect(rank).to_have_value("8")
+    assert visitor.errors == []
+
+
+def test_the_explainer_follows_its_numbers(visit):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("LoRA")
+    count = visitor.page.locator("#lora-count")
+    expect(count).to_contain_text("99.36 % fewer")
+    visitor.page.fill("#lora-k input", "64")
+    expect(count).to_contain_text("1,280,000")
+    cell = visitor.page.locator("#lora-a [data-testid=cell-0-0]").first
+    cell.dblclick()
+    visitor.page.keyboard.press("Control+A")
+    visitor.page.keyboard.type("7")
+    visitor.page.keyboard.press("Enter")
+    update = visitor.page.locator("#lora-picture table").nth(1).locator("td").first
+    expect(update).to_have_text("3.5")  # 0.5 · 7 · 1
+    visitor.page.fill("#lora-k input", "0")
+    expect(count).to_contain_text("k must be a whole number")
+
+
+def test_a_sweep_that_cannot_be_is_refused_and_one_that_can_is_queued_and_stopped(visit):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("LoRA")
+    fold = visitor.page.locator("#lora-sweep")
+    fold.locator("button").first.click()
+    values = visitor.page.locator("#lora-sweep-values input, #lora-sweep-values textarea").first
+    values.fill("1e-3, fast")
+    visitor.page.click("#lora-sweep-start")
+    expect(fold).to_contain_text("“fast” is not a number")
+    expect(visitor.page.locator("#lora-live")).to_contain_text("No training yet")
+    values.fill("1e-3, 2e-3, 4e-3")
+    visitor.page.click("#lora-sweep-start")
+    view = visitor.page.locator("#lora-sweep-view")
+    expect(view).to_contain_text("0 of 3 runs done", timeout=20_000)
+    visitor.page.reload()
+    visitor.tab("LoRA")
+    expect(view).to_contain_text("0 of 3 runs done", timeout=20_000)
+    visitor.page.click("#lora-sweep-stop")
+    expect(view.locator(".pg-cancelled")).to_have_count(3 * 2, timeout=20_000)  # row and label of each
+    visitor.picture("sweep-stopped")
+    assert visitor.errors == []
 
 
 @pytest.mark.parametrize("query", ["?run=99999999999999999999", "?run=%C2%B2", "?group=<script>", "?group=x"])

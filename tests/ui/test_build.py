@@ -15,7 +15,7 @@ from playground.results.runs import Filing
 from playground.settings import ASSETS, Settings
 from playground.ui import build, theme
 from playground.ui.components import charts, markup, passages, run_card, technique_map
-from playground.ui.tabs import compare, lora, runs, start
+from playground.ui.tabs import compare, runs, start
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = '<img src=x onerror="alert(1)">{{value}}${1+1}`'
@@ -65,9 +65,54 @@ def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support
     return session.store.get(run.id)
 
 
+def labels(page):
+    return [block.label for block in page.blocks.values() if type(block).__name__ == "Tab"]
+
+
 def test_the_page_has_its_tabs(page):
-    labels = [block.label for block in page.blocks.values() if type(block).__name__ == "Tab"]
-    assert labels == ["Start", "Few-shot", "RAG", "LoRA", "Compare", "Runs"]
+    trained = [id for id, method in methods().items() if method.family == "parametric"]
+    own = [label for id, label in build.OWN_TABS.items() if id in trained]
+    more = ["More PEFT"] if set(trained) - set(build.OWN_TABS) else []
+    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, "Compare", "Runs"]
+
+
+def stand_in(id):
+    kind = type(methods()["lora"])
+    return type(id, (kind,), {"id": id, "title": id.upper()})()
+
+
+def test_methods_without_a_tab_of_their_own_share_one(session, monkeypatch):
+    found = methods() | {id: stand_in(id) for id in ("full", "ia3", "oft")}
+    monkeypatch.setattr(build, "methods", lambda: found)
+    page = build.page(session)
+    shown = labels(page)
+    assert (
+        shown.index("RAG") < shown.index("Full fine-tuning") < shown.index("LoRA") < shown.index("More PEFT")
+    )
+    chooser = next(block for block in page.blocks.values() if block.elem_id == "more-method")
+    assert {"ia3", "oft"} <= {id for _, id in chooser.choices}
+    assert not {"full", "lora", "zero_shot"} & {id for _, id in chooser.choices}
+
+
+def test_only_the_tab_in_sight_follows_the_store(page):
+    """What changes in the store is handed on in the browser, to the beat of the tab in sight."""
+    hand_on = next(fn for fn in page.fns.values() if "beats" in str(fn.js))
+    pulse, shown, *beats = (field._id for field in hand_on.inputs)
+    assert hand_on.fn is None
+    assert [field._id for field in hand_on.outputs] == beats
+    assert len(beats) == len(build.IDS)
+    asking = {target for fn in page.fns.values() if fn.fn is not None for target, _ in fn.targets}
+    assert pulse not in asking
+    assert shown not in asking
+    assert asking & set(beats)
+    chosen = [fn.js for fn in page.fns.values() if [field._id for field in fn.outputs] == [shown]]
+    assert len(chosen) == len(labels(page))
+
+
+def test_a_sweep_is_not_shown_as_the_newest_race(session):
+    file_run(session, group="g1")
+    file_run(session, "lora", group="sweep-1")
+    assert session.newest_group() == "g1"
 
 
 def test_its_configuration_is_complete(page):
@@ -232,14 +277,3 @@ def test_a_stopped_run_is_no_alarm(session):
     assert '<p class="pg-reason pg-cancelled">Stopped by hand.</p>' in card
     assert "40 of 200 test items" in card
     assert "pg-bad" not in runs.details(session, run.id)
-
-
-def test_curves_of_the_newest_trained_run_stay_while_another_waits(session):
-    trained = file_run(session, "lora", curve=[1.5, 0.5])
-    assert lora.with_curves(session).id == trained.id
-    waiting = session.store.submit(
-        Filing(key="waits", method="lora", params={}, model="m", task="support-desk", seed=0, limit=None)
-    )
-    assert lora.newest(session).id == waiting.id
-    assert lora.with_curves(session).id == trained.id
-    assert f"Run #{waiting.id} has no curves" in lora.lane(session)

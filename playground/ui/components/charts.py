@@ -31,12 +31,25 @@ class Point:
     tone: str = ""
 
 
-def lines(curves: Sequence[Line], x_label: str, y_label: str, per_cent: bool = False) -> str:
-    """Curves over a common axis; empty text where no curve has a point."""
+def lines(
+    curves: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    per_cent: bool = False,
+    logarithmic: bool = False,
+    ticks: Sequence[tuple[float, str]] | None = None,
+) -> str:
+    """Curves over a common axis; empty text where no curve has a point.
+
+    Args:
+        logarithmic: the x axis; every x must then be above 0.
+        ticks: where the x axis is marked, and with what; None = at round values.
+    """
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return ""
-    frame = _Frame.around([point for curve in curves for point in curve.points], per_cent)
+    points = [point for curve in curves for point in curve.points]
+    frame = _Frame.around(points, per_cent, logarithmic, ticks)
     drawn = []
     for curve in curves:
         path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in curve.points)
@@ -141,10 +154,15 @@ class _Frame:
     high: float
     per_cent: bool
     logarithmic: bool
+    ticks: Sequence[tuple[float, str]] | None = None
 
     @classmethod
     def around(
-        cls, points: Sequence[tuple[float, float]], per_cent: bool, logarithmic: bool = False
+        cls,
+        points: Sequence[tuple[float, float]],
+        per_cent: bool,
+        logarithmic: bool = False,
+        ticks: Sequence[tuple[float, str]] | None = None,
     ) -> "_Frame":
         xs = [math.log10(x) if logarithmic else x for x, _ in points]
         ys = [y for _, y in points]
@@ -156,7 +174,7 @@ class _Frame:
         low, high = (0.0, max(0.1, *ys)) if per_cent else (min(ys), max(ys))
         margin = (high - low) * 0.08 or 0.1
         low, high = (0.0, min(1.0, high + margin)) if per_cent else (low - margin, high + margin)
-        return cls(left, right, low, high, per_cent, logarithmic)
+        return cls(left, right, low, high, per_cent, logarithmic, ticks)
 
     def x(self, value: float) -> float:
         value = math.log10(value) if self.logarithmic else value
@@ -176,10 +194,10 @@ class _Frame:
             parts.append(
                 f'<text class="pg-tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
             )
-        for value in self._x_ticks():
+        for value, words in self.ticks or [(value, f"{value:g}") for value in self._x_ticks()]:
             parts.append(
                 f'<text class="pg-tick" x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}"'
-                f' text-anchor="middle">{value:g}</text>'
+                f' text-anchor="middle">{safe(words)}</text>'
             )
         middle = (LEFT + WIDTH - RIGHT) / 2
         parts.append(

@@ -1,50 +1,112 @@
-"""Explainers: small pictures that follow the sliders beside them."""
+"""Explainers: small pictures that follow the fields beside them."""
 
 import math
+from collections.abc import Sequence
 
-from playground.ui.components.markup import safe
+from playground.errors import InvalidInput
+from playground.ui.components.markup import facts, safe
 
-SIDE = 132  # pixels of the longer side of W
+Matrix = list[list[float]]
+
+# The guide's case: W0 is 4 × 5, A is 4 × 2, B is 2 × 5.
+W0: Matrix = [[1, 0, -1, 2, 0], [0, 2, 1, -1, 1], [-2, 1, 0, 1, 0], [1, -1, 2, 0, -1]]
+A: Matrix = [[1, 0], [0, 1], [1, -1], [0.5, 2]]
+B: Matrix = [[1, 0, -1, 0, 2], [0, 1, 0.5, -1, 0]]
+LARGEST = 1e6  # of a number in the small matrices
 
 
-def low_rank(d: float, n: float, k: float) -> str:
-    """W = W0 + λ · A · B, to scale, with the counts for d × n weights and rank k.
+def low_rank(w0: Sequence, a: Sequence, b: Sequence, scale: float) -> str:
+    """W = W0 + λ · A · B with every number drawn, coloured by sign and size.
 
     Args:
-        d: rows of W.
-        n: columns of W.
-        k: rank: columns of A and rows of B.
+        w0: d × n, frozen.
+        a: d × k, trained.
+        b: k × n, trained.
+        scale: λ.
+
+    Raises:
+        InvalidInput: a cell is empty, no number, or too large; the message says which.
     """
-    d, n, k = int(d), int(n), int(k)
+    w0, a, b = numbers(w0, "W₀"), numbers(a, "A"), numbers(b, "B")
+    scale = numbers([[scale]], "λ")[0][0]
+    update = [[scale * value for value in row] for row in product(a, b)]
+    whole = [[x + y for x, y in zip(*rows, strict=True)] for rows in zip(w0, update, strict=True)]
+    top = max((abs(value) for matrix in (w0, update, whole) for row in matrix for value in row), default=0)
+    d, k, n = len(a), len(b), len(b[0])
+    return (
+        '<div class="pg-heats">'
+        f"{_heat('W₀', w0, top, 'frozen')}<span>+</span>{_heat('λ · A · B', update, top, 'trained')}"
+        f"<span>=</span>{_heat('W', whole, top, '')}</div>"
+        f'<p class="pg-muted">A and B hold {d} · {k} + {k} · {n} = {k * (d + n)} numbers, W₀ holds {d * n}. '
+        f"Every row of λ · A · B is a mixture of B's {k} rows: that is what “rank {k}” means.</p>"
+    )
+
+
+def product(a: Matrix, b: Matrix) -> Matrix:
+    """a · b."""
+    return [
+        [sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a
+    ]
+
+
+def numbers(cells: Sequence[Sequence], name: str) -> Matrix:
+    """The cells of an editable grid as numbers.
+
+    Raises:
+        InvalidInput: a cell is empty, no number, or too large.
+    """
+    return [
+        [_number(cell, f"{name}, row {i}, column {j}") for j, cell in enumerate(row, 1)]
+        for i, row in enumerate(cells, 1)
+    ]
+
+
+def _number(cell: object, place: str) -> float:
+    try:
+        value = float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{place}: “{'' if cell is None else cell}” is not a number.") from None
+    if not abs(value) <= LARGEST:
+        raise InvalidInput(f"{place}: give a number between {-LARGEST:,.0f} and {LARGEST:,.0f}.")
+    return value
+
+
+def _heat(name: str, matrix: Matrix, top: float, kind: str) -> str:
+    rows = "".join(f"<tr>{''.join(_cell(value, top) for value in row)}</tr>" for row in matrix)
+    size = f"{len(matrix)} × {len(matrix[0])}"
+    words = {"frozen": " · frozen", "trained": " · trained", "": ""}[kind]
+    return (
+        f'<figure><table class="pg-heat" aria-label="{safe(name)}">{rows}</table>'
+        f"<figcaption><b>{safe(name)}</b> {size}{words}</figcaption></figure>"
+    )
+
+
+def _cell(value: float, top: float) -> str:
+    sign = "pg-above" if value > 0 else "pg-below" if value < 0 else ""
+    share = abs(value) / top * 100 if top else 0
+    return f'<td class="{sign}" style="--heat:{share:.0f}%">{value:.3g}</td>'
+
+
+def count(d: float | None, n: float | None, k: float | None) -> str:
+    """How many numbers LoRA trains instead of a whole d × n matrix, for rank k.
+
+    Raises:
+        InvalidInput: one of them is no whole number of at least 1.
+    """
+    d, n, k = (_whole(value, name) for value, name in ((d, "d"), (n, "n"), (k, "k")))
     full, thin = d * n, k * (d + n)
-    height, width = _scaled(d, max(d, n)), _scaled(n, max(d, n))
-    rank = max(4, round(SIDE * min(1.0, math.sqrt(k / max(d, n)))))
-    saved = (
-        f"{full / thin:,.0f} times fewer"
-        if thin < full
-        else "no fewer: the rank is too high to save anything"
+    if thin < full:
+        less = f"{(1 - thin / full) * 100:.2f} % fewer, {full / thin:,.1f} times"
+    else:
+        less = f"no fewer: a rank of {math.ceil(full / (d + n)):,} or more saves nothing here"
+    shown = facts(
+        (("Whole matrix, d · n", f"{full:,}"), ("LoRA, k · (d + n)", f"{thin:,}"), ("Trained", less))
     )
-    return (
-        '<div class="pg-rank">'
-        f"{_box('W₀', d, n, height, width, 'frozen')}<span>+ λ ·</span>"
-        f"{_box('A', d, k, height, min(rank, SIDE), 'trained')}<span>·</span>"
-        f"{_box('B', k, n, min(rank, SIDE), width, 'trained')}</div>"
-        '<dl class="pg-facts">'
-        f"<div><dt>Whole matrix, d · n</dt><dd>{full:,}</dd></div>"
-        f"<div><dt>LoRA, k · (d + n)</dt><dd>{thin:,}</dd></div>"
-        f"<div><dt>Trained</dt><dd>{thin / full * 100:.2f} %, {saved}</dd></div></dl>"
-        '<p class="pg-muted">W₀ stays as it is. A begins random and B at zero, so training starts from the model as it '
-        "was; λ = alpha / rank says how much the update counts. Merged, A · B costs nothing when answering. The thin "
-        "sides are drawn wider than to scale.</p>"
-    )
+    share = min(1.0, thin / full)
+    return f'{shown}<div class="pg-part" role="img" aria-label="{safe(less)}"><i style="width:{share * 100:.3f}%"></i></div>'
 
 
-def _scaled(side: int, longest: int) -> int:
-    return max(20, round(SIDE * side / longest))
-
-
-def _box(name: str, rows: int, columns: int, height: int, width: int, kind: str) -> str:
-    return (
-        f'<figure class="pg-{kind}"><div style="height:{height}px;width:{width}px"><b>{safe(name)}</b></div>'
-        f"<figcaption>{rows:,} × {columns:,}</figcaption></figure>"
-    )
+def _whole(value: float | None, name: str) -> int:
+    if value is None or not math.isfinite(value) or value != int(value) or not 1 <= value <= 10**9:
+        raise InvalidInput(f"{name} must be a whole number from 1 to a thousand million.")
+    return int(value)

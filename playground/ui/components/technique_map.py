@@ -1,7 +1,11 @@
 """The map of techniques: where each one acts between the question and the answer."""
 
+from collections.abc import Sequence
+
+from playground.methods.base import Method
 from playground.methods.registry import methods
 from playground.ui.components.markup import safe
+from playground.ui.session import OWN_TABS
 
 FAMILIES = {
     "non-parametric": ("Non-parametric", "The weights stay as they are. What changes is the prompt."),
@@ -27,6 +31,8 @@ model, whose weights stay frozen beside small trained matrices, and an answer co
     <div class="pg-weights"><span class="pg-frozen"><span>W<sub>0</sub></span><small>frozen</small></span>
       <span class="pg-plus">+</span>
       <span class="pg-low-rank" data-family="parametric"><i>A</i><i>B</i><small>LoRA trains these</small></span></div>
+    <div class="pg-slot" data-family="parametric">W₀ itself <small>full fine-tuning, BitFit: its biases</small></div>
+    <div class="pg-slot" data-family="parametric">small layers in between <small>adapters</small></div>
   </div>
   <div class="pg-arrow" aria-hidden="true"></div>
   <div class="pg-flow-answer"><h4>Answer</h4><div class="pg-slot">scored on the same<br>held-out items</div></div>
@@ -34,17 +40,31 @@ model, whose weights stay frozen beside small trained matrices, and an answer co
 
 
 def cards() -> str:
-    """All methods in two columns, each with what it changes and costs."""
+    """All methods in two columns, each with what it changes and costs; those of the shared tab in a list."""
     columns = []
     for family, (title, text) in FAMILIES.items():
-        own = "".join(_card(method) for method in methods().values() if method.family == family)
+        members = [method for method in methods().values() if method.family == family]
+        shown = [method for method in members if family != "parametric" or method.id in OWN_TABS]
+        own = "".join(_card(method) for method in shown)
+        others = _listed([method for method in members if method not in shown])
         columns.append(
-            f'<section data-family="{family}"><header><h3>{title}</h3><p>{text}</p></header>{own}</section>'
+            f'<section data-family="{family}"><header><h3>{title}</h3><p>{text}</p></header>{own}{others}</section>'
         )
     return f'<div class="pg-families">{"".join(columns)}</div>'
 
 
-def _card(method) -> str:
+def _listed(others: Sequence[Method]) -> str:
+    if not others:
+        return ""
+    lines = "".join(
+        f"<li><b>{safe(method.title)}</b> <small>{safe(method.changes_weights)}</small>"
+        f"<span>{safe(method.summary)}</span></li>"
+        for method in others
+    )
+    return f'<details class="pg-more"><summary>{len(others)} more, on “More PEFT”</summary><ul>{lines}</ul></details>'
+
+
+def _card(method: Method) -> str:
     facts = (
         ("Changes weights?", method.changes_weights),
         ("Training cost", method.training_cost),

@@ -3,13 +3,13 @@
 import gradio as gr
 
 from playground.errors import InvalidInput
-from playground.methods.registry import methods
+from playground.methods.registry import RACE, methods
 from playground.results.comparison import text
 from playground.results.runs import ACTIVE
 from playground.ui.components import advice, run_card, technique_map
 from playground.ui.components.markup import bar, empty, heading, notice, safe
 from playground.ui.messages import sentence, shown
-from playground.ui.session import Session
+from playground.ui.session import OWN_TABS, Session
 from playground.ui.tabs import own_task
 
 ALL_ITEMS = "All"
@@ -35,9 +35,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
                 info="Or type a model's name on the Hugging Face Hub: owner/name.",
                 allow_custom_value=True,
             )
-            every = [(method.title, id) for id, method in methods().items() if method.modality == "text"]
-            usual = [id for _, id in every if not methods()[id].newer]
-            chosen = gr.CheckboxGroup(every, value=usual, label="Methods")
+            chosen, more = _methods()
             limit = items_field()
             problem = gr.HTML()
             begin = gr.Button("Start the race", variant="primary", size="lg", elem_id="race")
@@ -68,10 +66,10 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
             advice.show, answers, told, api_visibility="private", show_progress="hidden", queue=False
         )
 
-    def start(task_id, model_id, method_ids, items):
+    def start(task_id, model_id, method_ids, more_ids, items):
         try:
             runs = session.queue.race(
-                task_id, (model_id or "").strip(), list(method_ids), limit=limit_of(items)
+                task_id, (model_id or "").strip(), [*method_ids, *more_ids], limit=limit_of(items)
             )
         except Exception as error:
             return notice(sentence(error), "bad"), gr.skip(), gr.skip()
@@ -86,7 +84,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         return race(session, shown_group)
 
     begin.click(
-        start, [task, model, chosen, limit], [problem, group, live],
+        start, [task, model, chosen, more, limit], [problem, group, live],
         api_visibility="private", concurrency_limit=None, show_progress="minimal",
     )  # fmt: skip
     stop.click(
@@ -115,11 +113,34 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
     )  # fmt: skip
 
 
+def _methods() -> tuple[gr.CheckboxGroup, gr.Dropdown]:
+    """The methods that can race: those with a tab of their own as boxes, the many others in a list."""
+    known = [method for method in methods().values() if method.modality == "text"]
+    own = [method for method in known if method.family == "non-parametric" or method.id in OWN_TABS]
+    others = [method for method in known if method not in own]
+    chosen = gr.CheckboxGroup(
+        [(method.title, method.id) for method in own],
+        value=[method.id for method in own if method.id in RACE],
+        label="Methods",
+        elem_id="race-methods",
+    )
+    more = gr.Dropdown(
+        [(method.title, method.id) for method in others],
+        value=[],
+        multiselect=True,
+        label="More methods",
+        visible=bool(others),
+        elem_id="race-more",
+    )
+    return chosen, more
+
+
 def task_and_model(session: Session) -> tuple[gr.Dropdown, gr.Dropdown]:
     """The fields for what is adapted to, and what is adapted."""
-    task = gr.Dropdown(session.task_choices(), value=session.default_task(), label="Task", min_width=200)
+    common = {"min_width": 200, "interactive": True}
+    task = gr.Dropdown(session.task_choices(), value=session.default_task(), label="Task", **common)
     models = session.model_choices()
-    model = gr.Dropdown(models, value=models[0][1], label="Model", allow_custom_value=True, min_width=200)
+    model = gr.Dropdown(models, value=models[0][1], label="Model", allow_custom_value=True, **common)
     return task, model
 
 

@@ -58,6 +58,7 @@ class Patient(Method):
             yield Event.progress("adapt", step + 1, params.steps, unit="step")
             yield Event.metric("train_loss", 1 / (step + 1), step)
         yield from self._end(params.way)
+        yield Event.metric("dev_loss", 1 / params.steps)
         return Adapted(context.model, lambda inputs: [], 42, 10, 1000)
 
     def _end(self, way):
@@ -97,7 +98,7 @@ TASK = Task(
     answer="label",
     metric="accuracy",
     train=(),
-    dev=(),
+    dev=(Item("d0", "a dev input", "yes"),),
     test=tuple(Item(f"t{i}", f"input {i}", "yes") for i in range(20)),
     labels=("yes", "no"),
     data_hash="hash-of-tiny",

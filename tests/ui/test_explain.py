@@ -1,0 +1,92 @@
+"""The explainers' numbers against NumPy, and what they say to numbers that cannot be."""
+
+import re
+
+import numpy as np
+import pytest
+
+from playground.errors import InvalidInput
+from playground.training.spectrum import LayerSpectrum
+from playground.ui.components import explain, spectrum
+
+TABLE = re.compile(r'<table class="pg-heat" aria-label="(.*?)">(.*?)</table>', re.S)
+
+
+def drawn(html):
+    """The matrices of the picture by name."""
+    found = {}
+    for name, body in TABLE.findall(html):
+        rows = re.findall(r"<tr>(.*?)</tr>", body)
+        found[name] = np.array([[float(v) for v in re.findall(r">(-?[\d.e+-]+)<", row)] for row in rows])
+    return found
+
+
+@pytest.mark.parametrize("scale", [0, 0.5, -2])
+def test_the_drawn_matrices_are_the_products(scale):
+    found = drawn(explain.low_rank(explain.W0, explain.A, explain.B, scale))
+    update = scale * np.array(explain.A) @ np.array(explain.B)
+    np.testing.assert_allclose(found["λ · A · B"], update)
+    np.testing.assert_allclose(found["W₀"], explain.W0)
+    np.testing.assert_allclose(found["W"], np.array(explain.W0) + update)
+    assert found["W"].shape == (4, 5)
+
+
+def test_the_guides_case_has_its_shapes():
+    assert np.array(explain.A).shape == (4, 2)
+    assert np.array(explain.B).shape == (2, 5)
+    assert "4 · 2 + 2 · 5 = 18 numbers, W₀ holds 20" in explain.low_rank(explain.W0, explain.A, explain.B, 1)
+
+
+def test_the_colour_follows_sign_and_size():
+    html = explain.low_rank([[4, 0, -2]], [[0]], [[0, 0, 0]], 1)
+    assert '<td class="pg-above" style="--heat:100%">4</td>' in html
+    assert '<td class="" style="--heat:0%">0</td>' in html
+    assert '<td class="pg-below" style="--heat:50%">-2</td>' in html
+
+
+@pytest.mark.parametrize("cell", [None, "", "x", "<b>", float("nan"), float("inf"), 1e9])
+def test_a_cell_that_is_no_number_is_named(cell):
+    a = [[1, 0], [0, 1], [1, cell], [0, 0]]
+    with pytest.raises(InvalidInput, match="A, row 3, column 2"):
+        explain.low_rank(explain.W0, a, explain.B, 1)
+
+
+def test_cells_may_come_as_text():
+    assert explain.numbers([["1", "-0.5"]], "B") == [[1.0, -0.5]]
+
+
+def test_the_guides_count():
+    html = explain.count(10_000, 10_000, 32)
+    assert "100,000,000" in html
+    assert "640,000" in html
+    assert "99.36 % fewer" in html
+
+
+def test_a_rank_that_saves_nothing_is_said():
+    assert "no fewer: a rank of 5 or more" in explain.count(10, 10, 8)
+    assert "fewer, " in explain.count(10, 10, 4)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, -1, 2.5, float("nan"), float("inf"), 1e12])
+def test_a_size_that_cannot_be_is_refused(wrong):
+    with pytest.raises(InvalidInput, match="k must be a whole number"):
+        explain.count(100, 100, wrong)
+
+
+def layers(rank):
+    values = tuple(float(rank - at) for at in range(rank))
+    return [LayerSpectrum(f"model.layers.{n}.self_attn.q_proj", 64, 64, values) for n in range(3)]
+
+
+def test_the_spectrum_is_drawn_layer_by_rank():
+    html = spectrum.picture(layers(4))
+    assert html.count("<rect") == 12
+    assert f"rank 1 holds {16 / 30 * 100:.1f} %" in html
+
+
+def test_high_ranks_are_drawn_together():
+    html = spectrum.picture(layers(40))
+    assert html.count("<rect") == 3 * (spectrum.SHOWN + 1)
+    whole = sum(n * n for n in range(41))
+    rest = sum((40 - at) ** 2 for at in range(16, 40))
+    assert f"rank 17–40 holds {rest / whole * 100:.1f} %" in html
