@@ -107,6 +107,12 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--limit", type=int, metavar="N", help="answer at most N test items")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--before",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run zero-shot first where there is no such run yet, so that every row has its difference to it",
+    )
     command.add_argument("--json", action="store_true", help="one JSON object a finished row")
 
 
@@ -220,6 +226,8 @@ def _work(options: argparse.Namespace, settings: Settings, prepare: Callable[[Qu
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         filings = prepare(queue)
+        if options.before:
+            filings = queue.with_reference(filings)
         _fetch(options.model, settings)
         queue.start(adopt=False)
         runs = queue.file(filings)

@@ -14,10 +14,11 @@ PHASES = {
     "adapt": "Adapting",
     "train": "Training",
     "index": "Building the index",
+    "prompts": "Building the prompts",
     "evaluate": "Answering the test items",
     "probe": "Timing single questions",
 }
-STEPS = (("Load", ("fetch", "load")), ("Adapt", ("adapt", "train", "index")), ("Test", ("evaluate", "probe")))
+STEPS = (("Load", ("fetch", "load")), ("Adapt", ("adapt", "train", "index")), ("Test", ("prompts", "evaluate", "probe")))
 STATUS = {
     "queued": "Waiting",
     "running": "Running",
