@@ -43,6 +43,7 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
         seed=run.seed,
         embedder=embedder,
         resume=run.resume,
+        chroma_url=settings.chroma_url or None,
     )
     load = provenance.OtherLoad()
     device = str(language_model.device)

@@ -22,7 +22,7 @@ from playground.data import tasks
 from playground.data.tasks import Task
 from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreError
 from playground.jobs import local, processes
-from playground.methods.registry import method
+from playground.methods.registry import method, methods
 from playground.models import catalogue
 from playground.models.catalogue import Model
 from playground.results.comparison import REFERENCE
@@ -203,7 +203,9 @@ class Queue:
     def _missing_reference(self, filing: Filing) -> Filing | None:
         if method(filing.method).modality != method(REFERENCE).modality:
             return None
-        wanted = self.prepare(REFERENCE, {}, filing.task, filing.model, limit=filing.limit, group=filing.group)
+        wanted = self.prepare(
+            REFERENCE, {}, filing.task, filing.model, limit=filing.limit, group=filing.group
+        )
         at_hand = {"done", *ACTIVE}
         known = self.store.list(task=filing.task, method=REFERENCE)
         return None if any(run.key == wanted.key and run.status in at_hand for run in known) else wanted
@@ -245,9 +247,14 @@ class Queue:
         Raises:
             RunNotFound: there is no such run.
             QueueError: it is waiting or running.
+            StoreError: what it keeps on another server cannot be removed now.
         """
+        run = self.store.get(run_id)
+        folder = local.run_folder(self.settings, run_id)
+        if run.status not in ACTIVE and run.method in methods():
+            method(run.method).discard(folder)
         self.store.delete(run_id)
-        shutil.rmtree(local.run_folder(self.settings, run_id), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     # Working
 

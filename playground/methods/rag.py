@@ -1,6 +1,8 @@
 """Retrieval-augmented generation: find passages for the question, put them into the prompt."""
 
+import json
 from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from playground.data.tasks import Document, Item, Task
@@ -116,11 +118,24 @@ class RAG(Method):
             IndexParams(params.chunk_tokens, params.overlap_tokens)
             if context.task.documents
             else IndexParams(_EXAMPLE_TOKENS, 0),
+            url=context.chroma_url,
         )
         yield Event.artifact("index", FOLDER, index.bytes())
         yield Event.metric("chunks", index.count)
         yield from _recall(index, params, context.task)
         return _adapted(params, context, index)
+
+    def discard(self, folder: Path) -> None:
+        """Remove the run's collection from the Chroma server, where it has one.
+
+        Raises:
+            StoreError: the server does not answer.
+        """
+        manifest = folder / FOLDER / "manifest.json"
+        if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("url"):
+            from playground.retrieval.store import remove
+
+            remove(folder / FOLDER)
 
     def restore(self, params: RAGParams, context: Context) -> Adapted:
         """Open the run's index.

@@ -18,7 +18,11 @@ PHASES = {
     "evaluate": "Answering the test items",
     "probe": "Timing single questions",
 }
-STEPS = (("Load", ("fetch", "load")), ("Adapt", ("adapt", "train", "index")), ("Test", ("prompts", "evaluate", "probe")))
+STEPS = (
+    ("Load", ("fetch", "load")),
+    ("Adapt", ("adapt", "train", "index")),
+    ("Test", ("prompts", "evaluate", "probe")),
+)
 STATUS = {
     "queued": "Waiting",
     "running": "Running",
