@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
+from playground.errors import InvalidInput
 from playground.events import Event
 from playground.methods.registry import methods
 from playground.results.runs import Filing
 from playground.settings import ASSETS, Settings
-from playground.ui import build, theme
+from playground.ui import build, messages, theme
 from playground.ui.components import charts, markup, passages, run_card, technique_map
+from playground.ui.starter import StarterState
 from playground.ui.tabs import compare, lora, runs, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,6 +169,43 @@ def test_an_unmeasured_figure_is_blank(session):
     rows = compare.comparison.rows([run], session.described)
     shown = compare._by_setting(session, rows, {run.id: run}, {}, None)
     assert '<td data-label="Peak memory"></td>' in shown
+
+
+def test_a_starter_that_cannot_be_had_says_what_to_do(session):
+    session.starter.state = StarterState(error=f"No network {NASTY}")
+    shown = start.starter_status(session)
+    assert "Try again" in shown
+    assert "network" in shown
+    assert "<img" not in shown
+
+
+def test_a_refusal_stands_in_its_place_and_is_never_raised():
+    def refuse():
+        raise InvalidInput("The <b>question</b> is empty.")
+
+    def stream():
+        yield "first", 1, 2
+        raise ValueError("internal detail")
+
+    said, *rest = messages.placed(refuse, 3)()
+    assert "The &lt;b&gt;question&lt;/b&gt; is empty." in said
+    assert rest == [gr.skip(), gr.skip()]
+    assert "is empty" in messages.placed(refuse, 1)()
+    assert "is empty" in messages.placed(refuse, 2, at=1)()[1]
+    first, last = messages.placed(stream, 3)()
+    assert first == ("first", 1, 2)
+    assert "Something went wrong in the playground itself." in last[0]
+    assert "internal detail" not in last[0]
+
+
+def test_both_percentiles_stand_in_one_cell(session):
+    run = file_run(session)
+    session.store.append(
+        run.id, [Event.metric("query_seconds_p50", 1.5), Event.metric("query_seconds_p95", 2.5)]
+    )
+    run = session.store.get(run.id)
+    rows = compare.comparison.rows([run], session.described)
+    assert "1.5 s<small>p95 2.5 s</small>" in compare._by_setting(session, rows, {run.id: run}, {}, None)
 
 
 def test_the_pulse_changes_with_the_store_only(session):
