@@ -257,6 +257,12 @@ def test_gradios_own_queue_looks_seldom_when_idle(page):
     assert page._queue.sleep_when_free >= 0.01
 
 
+def test_a_slow_machine_is_served_too(page):
+    build.attend(page)
+    assert gr.networking.url_ok("http://127.0.0.1:9/nobody-answers-here")
+    assert "networking.url_ok(" in inspect.getsource(gr.Blocks.launch)
+
+
 def test_a_stopped_run_is_no_alarm(session):
     filing = Filing(
         key="stopped", method="lora", params={}, model="smollm2-135m", task="support-desk", seed=0, limit=40
