@@ -276,6 +276,7 @@ def read(session: Session, source: str, files: list[str] | None) -> list[Documen
 def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict):
     """Search, then stream the grounded and the closed-book answer; citations come at the end."""
     from playground.methods.rag import question as with_passages
+    from playground.methods.rag import with_worked, worked_examples
     from playground.retrieval.citations import cite
 
     words = checked(values["question"], session.settings)
@@ -293,10 +294,13 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
         if index is None:
             raise InvalidInput("Build the index first: there is nothing to search yet.")
         found = index.search(words, params.k, params.mode, params.diversity)
+        worked = worked_examples(task, index, params.worked, params.mode) if task and params.worked else []
     with session.arbiter.model(model_id) as loaded:
         name = task.input_name if task else "Question"
         prompts = [
-            loaded.encode([system, {"role": "user", "content": with_passages(found, words, name)}]),
+            loaded.encode(
+                with_worked([system, {"role": "user", "content": with_passages(found, words, name)}], worked)
+            ),
             loaded.encode([system, {"role": "user", "content": words}]),
         ]
         counts = facts(
