@@ -325,6 +325,8 @@ def _where(store: RunStore, waiting: Sequence[int], all: int) -> str:
 
 
 def _share(what: str, done: float, total: float | None, unit: str | None) -> str:
+    if not done and not total:
+        return what
     kind = "B" if unit == "byte" else "count"
     text = comparison.text(done, kind)
     if total:
