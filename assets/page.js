@@ -26,6 +26,22 @@ window.playground = {
       if (link) link.click();
     }, 150);
   },
+  // Marks tables that go on beyond their right edge, and keeps their place when they are drawn anew.
+  edges(root) {
+    const lefts = [];
+    const mark = () => root.querySelectorAll('.pg-table-scroll').forEach((box, number) => {
+      if (lefts[number] && !box.scrollLeft) box.scrollLeft = lefts[number];
+      box.classList.toggle('pg-more', box.scrollWidth - box.clientWidth - box.scrollLeft > 2);
+      box.classList.toggle('pg-wide', box.scrollWidth - box.clientWidth > 2);
+    });
+    root.addEventListener('scroll', event => {
+      const number = [...root.querySelectorAll('.pg-table-scroll')].indexOf(event.target);
+      if (number >= 0) lefts[number] = event.target.scrollLeft;
+      mark();
+    }, true);
+    new MutationObserver(mark).observe(root, { childList: true, subtree: true });
+    new ResizeObserver(mark).observe(root);
+  },
   toAnswers() {
     setTimeout(() => {
       const answers = document.querySelector('#answers .pg-answers');

@@ -185,6 +185,12 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--limit", type=int, metavar="N", help="answer at most N test items")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--before",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run zero-shot first where there is no such run yet, so that every row has its difference to it",
+    )
     command.add_argument("--json", action="store_true", help="one JSON object a finished row")
 
 
@@ -529,6 +535,8 @@ def _work(
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         filings = prepare(queue)
+        if options.before:
+            filings = queue.with_reference(filings)
         _fetch(options.model, settings)
         queue.start(adopt=False)
         runs = queue.file(filings)
@@ -629,6 +637,8 @@ def _where(store: RunStore, waiting: Sequence[int], all: int) -> str:
 
 
 def _share(what: str, done: float, total: float | None, unit: str | None) -> str:
+    if not done and not total:
+        return what
     kind = "B" if unit == "byte" else "count"
     text = comparison.text(done, kind)
     if total:

@@ -27,6 +27,7 @@ class Settings:
     max_rows: int = 20_000  # rows of a visitor's task file
     max_prompt_characters: int = 20_000
     max_queued: int = 50
+    chroma_url: str = ""  # a Chroma server for the indexes; empty: files beside each index
     offline: bool = False  # never ask the Hub, as HF_HUB_OFFLINE=1
     allow_push: bool = False  # visitors of the page may push to the Hub with the server's own HF_TOKEN
 

@@ -124,13 +124,31 @@ def test_a_run_without_lora_has_no_spectrum(playground, store):
 
 def test_options_of_run_come_from_the_parameters(playground):
     code, out, _ = playground("run", "patient", *COMMON, "--steps", 3, "--loud", "--seed", 4, "--json")
-    row = json.loads(out)
+    row = json.loads(out.splitlines()[-1])
     assert code == 0
     assert row["params"] == {"steps": 3, "pause": 0.01, "way": "done", "loud": True}
     assert (row["seed"], row["limit"]) == (4, None)
     code, out, _ = playground("run", "patient", "--help")
     assert code == 0
     assert "How often it waits. [1 to 100000; default 1]" in " ".join(out.split())
+
+
+def test_every_row_has_its_difference_when_it_is_printed(playground):
+    _, out, _ = playground("race", *COMMON, "--methods", "patient,zero_shot", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["method"], row["difference"]) for row in rows] == [("zero_shot", None), ("patient", 0.0)]
+
+
+def test_a_single_run_brings_its_own_before_once(playground):
+    _, out, _ = playground("run", "patient", *COMMON, "--limit", 5, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["method"], row["limit"]) for row in rows] == [("zero_shot", 5), ("patient", 5)]
+    assert rows[1]["difference"] == 0.0
+    _, out, _ = playground("run", "patient", *COMMON, "--limit", 5, "--steps", 2, "--seed", 3, "--json")
+    row = json.loads(out)
+    assert (row["method"], row["difference"]) == ("patient", 0.0)
+    _, out, _ = playground("run", "patient", *COMMON, "--limit", 4, "--no-before", "--json")
+    assert json.loads(out)["difference"] is None
 
 
 @pytest.mark.parametrize(
@@ -182,7 +200,7 @@ def test_a_wrong_setting_is_bad_input(playground, monkeypatch):
 
 
 def test_a_failed_run_is_code_1_and_says_why(playground):
-    code, out, err = playground("run", "patient", *COMMON, "--way", "fail", "--json")
+    code, out, err = playground("run", "patient", *COMMON, "--way", "fail", "--json", "--no-before")
     row = json.loads(out)
     assert code == 1
     assert (row["status"], row["quality"]) == ("failed", None)
@@ -228,7 +246,7 @@ def test_ctrl_c_stops_the_run(settings, store, world, eventually, number, expect
         # a shell's background job ignores it, and so would what it starts
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    run = eventually(lambda: next((run for run in store.list() if run.progress), None))
+    run = eventually(lambda: next((run for run in store.list(method="patient") if run.progress), None))
     start = time.monotonic()
     os.kill(command.pid, number)
     _, err = command.communicate(timeout=20)

@@ -92,15 +92,6 @@ def read(path: Path, settings: Settings, name: str | None = None) -> Document:
     return Document(id=Path(name).stem or name, text=text)
 
 
-def read_all(paths: Iterable[Path], settings: Settings) -> list[Document]:
-    """Read several files; a name that comes twice gets “ (2)”, “ (3)” … behind it.
-
-    Raises:
-        DocumentError: the first file that cannot be read.
-    """
-    return distinct([read(path, settings) for path in paths])
-
-
 def distinct(documents: Iterable[Document]) -> list[Document]:
     """The same documents with ids that differ."""
     documents = list(documents)

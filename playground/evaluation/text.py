@@ -23,6 +23,7 @@ __all__ = ["answer_some", "evaluate", "max_new_tokens", "score"]
 
 PROBE_ITEMS = 16  # questions asked one at a time
 PROBE_SECONDS = 10.0  # no further question is started after that
+PROMPT_BATCH = 32  # as many as the embedding model takes at once
 PROGRESS_SECONDS = 0.25  # at most one progress event in that time
 FREE_TOKENS = 32
 MOST_TOKENS = 256
@@ -48,8 +49,14 @@ def evaluate(
     scores: list[Score] = [None] * len(items)  # type: ignore[list-item]
     prompt_tokens: list[int] = []
     told = time.perf_counter()
+    prompts: list[Prompt] = []
+    for some in clock.timed(_prompts(adapted, items)):
+        prompts += some
+        if time.perf_counter() - told > PROGRESS_SECONDS:
+            told = time.perf_counter()
+            yield Event.progress("prompts", len(prompts), len(items), unit="item")
     yield Event.progress("evaluate", 0, len(items), unit="item")
-    for done, (index, prompt, answer) in enumerate(clock.timed(_answers(adapted, items, limit)), 1):
+    for done, (index, prompt, answer) in enumerate(clock.timed(_answers(adapted, prompts, limit)), 1):
         if answer is None:
             item = items[index]
             yield Event.log(f"Item {item.id}: the prompt is longer than the model's context.", "warning")
@@ -77,7 +84,8 @@ def answer_some(
 ) -> Iterator[Event]:
     """Answer a few items and tell each as a sample of ``stage`` ("before", "during", "after")."""
     more = {} if step is None else {"step": step}
-    for index, prompt, answer in _answers(adapted, items, max_new_tokens(task, adapted.model)):
+    prompts = adapted.prompts([item.input for item in items])
+    for index, prompt, answer in _answers(adapted, prompts, max_new_tokens(task, adapted.model)):
         text = "" if answer is None else answer.text
         yield _sample(stage, items[index], text, score(task, items[index], text), prompt, **more)
 
@@ -110,15 +118,20 @@ class Clock:
             yield found
 
 
+def _prompts(adapted: Adapted, items: Sequence[Item]) -> Iterator[list[Prompt]]:
+    """The items' prompts, a batch at a time: finding passages or examples for many takes a while."""
+    for start in range(0, len(items), PROMPT_BATCH):
+        yield adapted.prompts([item.input for item in items[start : start + PROMPT_BATCH]])
+
+
 def _answers(
-    adapted: Adapted, items: Sequence[Item], limit: int
+    adapted: Adapted, prompts: Sequence[Prompt], limit: int
 ) -> Iterator[tuple[int, Prompt, "Answer | None"]]:
-    """Index, prompt and answer of each item as they come; None where the prompt does not fit."""
+    """Index, prompt and answer of each prompt as they come; None where it does not fit."""
     model = adapted.model
-    prompts = adapted.prompts([item.input for item in items])
     encoded = [model.encode(prompt.messages) for prompt in prompts]
     fitting = [i for i, ids in enumerate(encoded) if len(ids) + limit <= model.context_length]
-    for i in sorted(set(range(len(items))) - set(fitting)):
+    for i in sorted(set(range(len(prompts))) - set(fitting)):
         yield i, prompts[i], None
     for position, answer in model.generate([encoded[i] for i in fitting], limit) if fitting else ():
         yield fitting[position], prompts[fitting[position]], answer

@@ -3,6 +3,7 @@
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,19 +39,21 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     yield Event.provenance(**provenance.of_model(language_model))
     yield from _estimate(technique, params, chosen, entry, settings)
 
+    embedder = LazyEmbedder(settings)
     context = Context(
         task=chosen,
         model=language_model,
         folder=folder,
         seed=run.seed,
-        embedder=_embedder(settings),
+        embedder=embedder,
         resume=run.resume,
+        chroma_url=settings.chroma_url or None,
     )
     load = provenance.OtherLoad()
     device = str(language_model.device)
     trains = technique.family == "parametric" and technique.modality == "text"
     base = (yield from _ask_base(language_model, settings)) if trains else None
-    adapted = yield from _adapt(technique.adapt(params, context), device, earlier_seconds(run))
+    adapted = yield from _adapt(technique.adapt(params, context), device, earlier_seconds(run), embedder)
     yield from _sizes(adapted)
     yield from _test(adapted, chosen, run, device)
     if trains:
@@ -139,15 +142,20 @@ def _forgetting(adapted: Adapted, base: Any) -> Iterator[Event]:
 
 
 def _adapt(
-    steps: Generator[Event, None, Adapted], device: str, earlier: float
+    steps: Generator[Event, None, Adapted], device: str, earlier: float, embedder: "LazyEmbedder"
 ) -> Generator[Event, None, Adapted]:
     from playground.training.measure import PeakMemory, Stopwatch
 
+    def seconds() -> float:
+        return earlier + watch.seconds - (embedder.load_seconds or 0.0)
+
     yield Event.progress("adapt", 0)
     with PeakMemory(device) as memory, Stopwatch() as watch:
-        adapted = yield from _timed(steps, lambda: earlier + watch.seconds)
-    yield Event.metric("adapt_seconds", earlier + watch.seconds)
+        adapted = yield from _timed(steps, seconds)
+    yield Event.metric("adapt_seconds", seconds())
     yield Event.metric("adapt_peak_bytes", memory.bytes)
+    if embedder.load_seconds is not None:
+        yield Event.metric("embedder_load_seconds", embedder.load_seconds)
     return adapted
 
 
@@ -181,14 +189,23 @@ def _sizes(adapted: Adapted) -> Iterator[Event]:
     yield Event.metric("trainable_share", trainable / total if trainable is not None and total else None)
 
 
-def _embedder(settings: Settings) -> Callable[[], Any]:
-    loaded = []
+class LazyEmbedder:
+    """Calling it gives the embedder, loaded on the first call.
 
-    def embedder() -> Any:
-        from playground.models.embedding import load_embedder
+    ``load_seconds`` is what that took (importing its library included), None before; it is no part of
+    adapting.
+    """
 
-        if not loaded:
-            loaded.append(load_embedder(settings))
-        return loaded[0]
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._embedder: Any = None
+        self.load_seconds: float | None = None
 
-    return embedder
+    def __call__(self) -> Any:
+        if self._embedder is None:
+            start = time.perf_counter()
+            from playground.models.embedding import load_embedder
+
+            self._embedder = load_embedder(self._settings)
+            self.load_seconds = time.perf_counter() - start
+        return self._embedder

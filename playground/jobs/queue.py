@@ -22,9 +22,10 @@ from playground.data import tasks
 from playground.data.tasks import Task
 from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreError
 from playground.jobs import local, processes
-from playground.methods.registry import method
+from playground.methods.registry import method, methods
 from playground.models import catalogue
 from playground.models.catalogue import Model
+from playground.results.comparison import REFERENCE
 from playground.results.runs import ACTIVE, Filing, Run, RunStore
 from playground.settings import Settings
 
@@ -81,8 +82,12 @@ class Queue:
         seed: int = 0,
         limit: int | None = None,
         group: str | None = None,
+        before: bool = False,
     ) -> Run:
         """Check a run and file it.
+
+        Args:
+            before: also file the zero-shot run that it is compared with, in front of it, where there is none.
 
         Raises:
             InvalidInput: the method, task, a parameter, the seed or the limit is wrong.
@@ -90,7 +95,8 @@ class Queue:
             QueueError: the same run is queued or running, or the queue is full.
             StoreError: it cannot be written.
         """
-        return self.file([self.prepare(method_id, params, task_id, model_id, seed, limit, group)])[0]
+        filing = self.prepare(method_id, params, task_id, model_id, seed, limit, group)
+        return self.file(self.with_reference([filing]) if before else [filing])[-1]
 
     def race(
         self,
@@ -185,6 +191,27 @@ class Queue:
             group=group,
         )
 
+    def with_reference(self, filings: Sequence[Filing]) -> list[Filing]:
+        """The same filings, of one task and model, with the zero-shot run that they are compared with in front.
+
+        One is added where there is none among them, nor done, waiting or running in the store.
+        """
+        first = next((filing for filing in filings if filing.method == REFERENCE), None)
+        if first is None:
+            first = self._missing_reference(filings[0])
+        rest = [filing for filing in filings if filing is not first]
+        return rest if first is None else [first, *rest]
+
+    def _missing_reference(self, filing: Filing) -> Filing | None:
+        if method(filing.method).modality != method(REFERENCE).modality:
+            return None
+        wanted = self.prepare(
+            REFERENCE, {}, filing.task, filing.model, limit=filing.limit, group=filing.group
+        )
+        at_hand = {"done", *ACTIVE}
+        known = self.store.list(task=filing.task, method=REFERENCE)
+        return None if any(run.key == wanted.key and run.status in at_hand for run in known) else wanted
+
     # Changing
 
     def cancel(self, run_id: int) -> Run:
@@ -222,9 +249,14 @@ class Queue:
         Raises:
             RunNotFound: there is no such run.
             QueueError: it is waiting or running.
+            StoreError: what it keeps on another server cannot be removed now.
         """
+        run = self.store.get(run_id)
+        folder = local.run_folder(self.settings, run_id)
+        if run.status not in ACTIVE and run.method in methods():
+            method(run.method).discard(folder)
         self.store.delete(run_id)
-        shutil.rmtree(local.run_folder(self.settings, run_id), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     # Working
 

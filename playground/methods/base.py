@@ -143,6 +143,7 @@ class Context:
     ``model`` is loaded and ready; the method may change it, the run's process is its own.
     ``folder`` is the run's own folder. ``embedder()`` loads the embedding model on first call.
     ``resume`` asks to go on from the last checkpoint in ``folder`` where there is one.
+    ``chroma_url`` is the Chroma server that keeps indexes' vectors, None = files in ``folder``.
     """
 
     task: Task
@@ -151,6 +152,7 @@ class Context:
     seed: int
     embedder: Callable[[], "Embedder"]
     resume: bool = False
+    chroma_url: str | None = None
 
 
 @dataclass
@@ -217,6 +219,13 @@ class Method(ABC):
     @abstractmethod
     def adapt(self, params: Params, context: Context) -> Generator[Event, None, Adapted]:
         """Do what the technique does, telling progress, and return the adapted model."""
+
+    def discard(self, folder: Path) -> None:
+        """Give back what a run keeps outside its ``folder`` before that is removed; most keep nothing.
+
+        Raises:
+            StoreError: it cannot be reached now.
+        """
 
     def restore(self, params: Params, context: Context) -> Adapted:
         """Make a finished run's result usable again from ``context.folder``, without training.

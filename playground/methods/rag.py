@@ -1,6 +1,9 @@
 """Retrieval-augmented generation: find passages for the question, put them into the prompt."""
 
+import json
+import random
 from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from playground.data.tasks import Document, Item, Task
@@ -9,9 +12,10 @@ from playground.events import Event
 from playground.methods.base import Adapted, Context, Message, Method, Params, Prompt, parameter
 
 if TYPE_CHECKING:
-    from playground.retrieval.store import Index, Passage
+    from playground.retrieval.store import Index, Mode, Passage
 
 FOLDER = "index"
+_SEARCHED_AT_ONCE = 32  # training questions, while worked examples are looked for
 _EXAMPLE_TOKENS = 200  # a training example is cut only where the embedding model would cut it
 
 
@@ -19,10 +23,10 @@ class RAGParams(Params):
     """How much is retrieved, how it is searched, and how documents are cut."""
 
     k: int = parameter(
-        3,
+        1,
         "Passages (k)",
         "How many passages go into the prompt, the best one last. More find the answer more often, "
-        "but cost prompt tokens and distract a small model.",
+        "but cost prompt tokens and distract a small model: the starter answers best from one.",
         minimum=1,
         maximum=20,
         step=1,
@@ -36,6 +40,15 @@ class RAGParams(Params):
         maximum=32,
         step=1,
     )
+    worked: int = parameter(
+        4,
+        "Worked examples",
+        "For a task with documents: how many solved training questions, each with the passage that answers "
+        "it, stand before the question. They show how short an answer is meant to be.",
+        minimum=0,
+        maximum=16,
+        step=1,
+    )
     mode: Literal["hybrid", "dense", "lexical"] = parameter(
         "hybrid",
         "Search",
@@ -43,7 +56,7 @@ class RAGParams(Params):
         "hybrid: both, joined by score.",
     )
     chunk_tokens: int = parameter(
-        100,
+        60,
         "Chunk size",
         "Most tokens of a passage, as the embedding model counts them.",
         minimum=20,
@@ -51,7 +64,7 @@ class RAGParams(Params):
         step=10,
     )
     overlap_tokens: int = parameter(
-        20,
+        15,
         "Overlap",
         "Tokens of the last sentences that stand again at the start of the next passage.",
         minimum=0,
@@ -116,11 +129,24 @@ class RAG(Method):
             IndexParams(params.chunk_tokens, params.overlap_tokens)
             if context.task.documents
             else IndexParams(_EXAMPLE_TOKENS, 0),
+            url=context.chroma_url,
         )
         yield Event.artifact("index", FOLDER, index.bytes())
         yield Event.metric("chunks", index.count)
         yield from _recall(index, params, context.task)
         return _adapted(params, context, index)
+
+    def discard(self, folder: Path) -> None:
+        """Remove the run's collection from the Chroma server, where it has one.
+
+        Raises:
+            StoreError: the server does not answer.
+        """
+        manifest = folder / FOLDER / "manifest.json"
+        if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("url"):
+            from playground.retrieval.store import remove
+
+            remove(folder / FOLDER)
 
     def restore(self, params: RAGParams, context: Context) -> Adapted:
         """Open the run's index.
@@ -149,6 +175,43 @@ def question(passages: Sequence["Passage"], input: str, input_name: str) -> str:
     return f"Passages:\n{shown}\n\nAnswer from the passages, in a few words.\n{input_name}: {input}"
 
 
+def worked_examples(
+    task: Task, index: "Index", count: int, mode: "Mode" = "hybrid", seed: int = 0
+) -> list[Message]:
+    """Turns of a chat: training questions with the passage that answers them, and their short answers.
+
+    Drawn by the seed among those for which the search finds that passage first, so that none of them shows
+    an answer that its passage does not hold. Fewer than ``count`` where there are fewer.
+    """
+    pool = list(task.train)
+    random.Random(seed).shuffle(pool)
+    turns: list[Message] = []
+    for start in range(0, len(pool), _SEARCHED_AT_ONCE):
+        some = pool[start : start + _SEARCHED_AT_ONCE]
+        for item, found in zip(some, index.search_many([item.input for item in some], 1, mode), strict=True):
+            if len(turns) == 2 * count:
+                return turns
+            if found and _holds(found[0], item):
+                turns.append({"role": "user", "content": question(found, item.input, task.input_name)})
+                turns.append({"role": "assistant", "content": item.target})
+    return turns
+
+
+def with_worked(messages: Sequence[Message], worked: Sequence[Message]) -> list[Message]:
+    """The worked examples between the instruction and the last turn."""
+    return [*messages[:-1], *worked, messages[-1]]
+
+
+def _holds(passage: "Passage", item: Item) -> bool:
+    """Whether the passage has the item's evidence; where none is marked, its answer in the same words."""
+    if not item.evidence:
+        return item.target.lower() in passage.text.lower()
+    return any(
+        passage.document == piece.document and passage.start <= piece.start and piece.end <= passage.end
+        for piece in item.evidence
+    )
+
+
 def _documents(task: Task) -> list[Document]:
     """What is indexed: the documents, or the train split's inputs where there are none."""
     return list(task.documents) or [Document(item.id, item.input) for item in task.train]
@@ -165,18 +228,25 @@ def _recall(index: "Index", params: RAGParams, task: Task) -> Iterator[Event]:
 
 
 def _adapted(params: RAGParams, context: Context, index: "Index") -> Adapted:
-    prompts = _passage_prompts if context.task.documents else _example_prompts
-    return Adapted(context.model, prompts(params, context.task, index), index.bytes())
+    task = context.task
+    if task.documents:
+        worked = (
+            worked_examples(task, index, params.worked, params.mode, context.seed) if params.worked else []
+        )
+        prompts = _passage_prompts(params, task, index, worked)
+    else:
+        prompts = _example_prompts(params, task, index)
+    return Adapted(context.model, prompts, index.bytes())
 
 
 def _passage_prompts(
-    params: RAGParams, task: Task, index: "Index"
+    params: RAGParams, task: Task, index: "Index", worked: Sequence[Message]
 ) -> Callable[[Sequence[str]], list[Prompt]]:
     def prompts(inputs: Sequence[str]) -> list[Prompt]:
         found = index.search_many(list(inputs), params.k, params.mode, params.diversity)
         return [
             Prompt(
-                task.messages(question(passages, text, task.input_name)),
+                with_worked(task.messages(question(passages, text, task.input_name)), worked),
                 passages=[passage.as_dict() for passage in passages],
             )
             for text, passages in zip(inputs, found, strict=True)

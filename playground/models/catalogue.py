@@ -81,6 +81,7 @@ def offer(settings: Settings | None, modality: Modality = "text") -> str:
         here = [id for id, entry in entries.items() if sources.at_hand(entry, settings)]
         if here:
             return f"At hand here: {', '.join(here)}."
+        return f"No model is at hand here yet. The catalogue has {', '.join(entries)}."
     return f"Models: {', '.join(entries)}."
 
 

@@ -418,7 +418,7 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> Path:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     with (gguf.parent / "convert.log").open("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        _watch(process, lambda: progress("Unpacking the model's weights, once", _bytes(folder), total))
+        _watch(process, lambda: _tell_unpacked(_bytes(folder), total, progress))
         output.seek(0)
         said = output.read()
     if process.returncode or not whole(folder):
@@ -428,6 +428,11 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> Path:
         why = lines[-1] if lines else f"the process ended with code {process.returncode}"
         raise ModelUnavailable(f"{gguf.name} could not be unpacked: {why}")
     return folder
+
+
+def _tell_unpacked(done: int, total: int, progress: Progress) -> None:
+    """Most of the time goes by before the first byte is written: until then there is no share to show."""
+    progress("Unpacking the model's weights, once", done, total if done else None)
 
 
 def _sha256(file: Path) -> str:

@@ -127,7 +127,7 @@ class LanguageModel:
             InvalidInput: a prompt is empty or leaves no room for an answer.
             OutOfMemory: even one row does not fit.
         """
-        self._check(prompts, max_new_tokens)
+        self.check(prompts, max_new_tokens)
         if not prompts:
             return
         prefix = _common_prefix(prompts) if share_prefix and len(prompts) > 1 else []
@@ -171,7 +171,7 @@ class LanguageModel:
             InvalidInput: the prompt is empty or leaves no room for an answer.
             OutOfMemory: it does not fit.
         """
-        self._check([ids], max_new_tokens)
+        self.check([ids], max_new_tokens)
         batch = self._guarded(lambda: _Batch(self, [ids], None, 0))
         shown = ""
         while batch.ids and not (stop and stop()):
@@ -209,7 +209,12 @@ class LanguageModel:
             date_string="26 Jul 2024",  # Llama 3: its own default instead of today, so that runs can be repeated
         )
 
-    def _check(self, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+    def check(self, prompts: Sequence[list[int]], max_new_tokens: int) -> None:
+        """Refuse prompts that the model cannot answer, before any is begun.
+
+        Raises:
+            InvalidInput: a prompt is empty or leaves no room for an answer.
+        """
         if max_new_tokens < 1:
             raise InvalidInput("The answer must be allowed at least one token.", field="max_new_tokens")
         for ids in prompts:

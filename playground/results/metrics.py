@@ -46,6 +46,14 @@ METRICS = (
         "The base model's weights as loaded, quantised or not, with what is needed to read them.",
     ),
     MetricSpec(
+        "embedder_load_seconds",
+        "Load, embedding model",
+        "s",
+        False,
+        "Loading the embedding model, where a method needs it. Neither in Load nor in Adapt.",
+        False,
+    ),
+    MetricSpec(
         "adapt_seconds",
         "Adapt",
         "s",
@@ -152,10 +160,10 @@ METRICS = (
     MetricSpec("chunks", "Chunks", "count", None, "Passages in the index that the run built.", False),
     MetricSpec(
         "recall_at_k",
-        "Recall at k",
+        "Recall at k, dev split",
         "",
         True,
-        "Share of the dev questions' evidence that the k retrieved passages hold.",
+        "Share of the evidence of the dev split's questions (not the test's) that the k retrieved passages hold.",
         False,
     ),
     MetricSpec("evaluate_seconds", "Test", "s", False, "Answering all test items in batches.", False),

@@ -468,6 +468,7 @@ class Index:
 
     def _clear(self) -> None:
         """Remove an older index from the folder, the manifest first, so that a half one never looks whole."""
+        _drop_from_server(self.folder)
         (self.folder / "manifest.json").unlink(missing_ok=True)
         for path in [
             *self.folder.glob("chunks-*"),
@@ -726,16 +727,39 @@ def contents(folder: Path) -> Contents:
 
 
 def remove(folder: Path) -> bool:
-    """Remove the index in ``folder``; False, and nothing is done, where somebody has it open."""
+    """Remove the index in ``folder``, and its collection on a Chroma server where it has one.
+
+    Returns: False, and nothing is done, where somebody has it open.
+
+    Raises:
+        StoreError: its Chroma server does not answer.
+    """
     try:
         lock = _acquire(folder)
     except QueueError:
         return False
     try:
+        _drop_from_server(folder)
         shutil.rmtree(folder)
     finally:
         lock.release()
     return True
+
+
+def _drop_from_server(folder: Path) -> None:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        url, name = manifest["url"], manifest["collection"]
+    except (OSError, ValueError, KeyError):  # not whole: nothing says where else it lies
+        return
+    if url is None:
+        return
+    client = _client(folder, url)
+    try:
+        if name in {collection.name for collection in client.list_collections()}:
+            client.delete_collection(name)
+    finally:
+        client.close()
 
 
 def _acquire(folder: Path) -> FileLock:

@@ -36,7 +36,11 @@ def side_by_side(
         before: called with a prompt's number before its next piece, e.g. to switch an adapter.
 
     Yields: the texts so far, one a prompt.
+
+    Raises:
+        InvalidInput: a prompt leaves no room for an answer; none is begun then.
     """
+    model.check(prompts, most)
     streams = dict(enumerate(model.stream(ids, most) for ids in prompts))
     texts = [""] * len(prompts)
     while streams:

@@ -6,6 +6,7 @@ import re
 import signal
 
 import gradio as gr
+from gradio import networking
 
 from playground.data import tasks
 from playground.jobs.arbiter import Arbiter
@@ -136,7 +137,12 @@ def serve(settings: Settings) -> None:
 
 
 def attend(blocks: gr.Blocks) -> None:
-    """Set up Gradio's own queue of handlers; idle, it takes next to nothing."""
+    """Set up Gradio's own queue of handlers; idle, it takes next to nothing.
+
+    ``launch`` asks its own page once and ends the process where no answer comes within 3 seconds: on a busy
+    machine, or where a proxy is set. That is no reason not to serve, so it is not asked.
+    """
+    networking.url_ok = lambda url: True
     blocks.queue(default_concurrency_limit=4, max_size=64)
     blocks._queue.sleep_when_free = IDLE_LOOK
     blocks._queue.progress_update_sleep_when_free = 0.1

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from playground.errors import InvalidInput
+from playground.errors import InvalidInput, QueueError, StoreError
 from playground.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,6 +89,23 @@ class Indexes:
         if index is not None:
             index.close()
 
+    def delete(self, visitor: str) -> bool:
+        """Remove a visitor's index and its files; False where there is none.
+
+        Raises:
+            QueueError: another process uses it, or it is being updated.
+            StoreError: its Chroma server does not answer.
+        """
+        folder = self.folder(visitor)
+        if not folder.exists():
+            return False
+        self.close(visitor)
+        from playground.retrieval.store import remove
+
+        if not remove(folder):
+            raise QueueError("The index is in use just now. Try again when that is done.")
+        return True
+
     def sweep(self) -> list[Path]:
         """Remove the indexes that nobody used for long, and the oldest of too many. Returns their folders."""
         with self._lock:
@@ -102,6 +119,9 @@ class Indexes:
                 continue
             from playground.retrieval.store import remove
 
-            if remove(path):
-                gone.append(path)
+            try:
+                if remove(path):
+                    gone.append(path)
+            except StoreError as error:  # its server may be back next time
+                log.warning("An old index stays: %s", error)
         return gone

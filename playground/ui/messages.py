@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import PlaygroundError
+from playground.ui.components import markup
 
 UNEXPECTED = "Something went wrong in the playground itself. Try again; the server's log has the details."
 
@@ -35,6 +36,42 @@ def shown(action: Callable) -> Callable:
             return action(*args, **values)
         except Exception as error:
             raise notice(error) from None
+
+    return call
+
+
+def placed(action: Callable, outputs: int, at: int = 0) -> Callable:
+    """Wrap a handler so that an error's message stands on the page, in the output number ``at``.
+
+    The other of its ``outputs`` stay as they are. Nothing is raised, so Gradio puts no "Error" of its own
+    on the outputs.
+    """
+
+    def told(error: Exception) -> Any:
+        message = markup.notice(sentence(error), "bad")
+        return (
+            tuple(message if place == at else gr.skip() for place in range(outputs))
+            if outputs > 1
+            else message
+        )
+
+    if inspect.isgeneratorfunction(action):
+
+        @wraps(action)
+        def stream(*args: Any, **values: Any):
+            try:
+                yield from action(*args, **values)
+            except Exception as error:
+                yield told(error)
+
+        return stream
+
+    @wraps(action)
+    def call(*args: Any, **values: Any):
+        try:
+            return action(*args, **values)
+        except Exception as error:
+            return told(error)
 
     return call
 

@@ -89,6 +89,17 @@ class Session:
         """The catalogue's text models as (title, id), the starter first."""
         return [(entry.title, id) for id, entry in catalogue.models("text").items()]
 
+    def model_id(self, text: str | None) -> str:
+        """The id of the model that was chosen or typed, checked before anything is loaded.
+
+        Raises:
+            ModelUnavailable: there is no such model, or it cannot be had now.
+        """
+        entry = catalogue.model(text or "", self.settings)
+        if self.queue.check_model:
+            self.queue.check_model(entry, self.settings)
+        return entry.id
+
     def model_title(self, model_id: str) -> str:
         """A model's title in the catalogue; its id otherwise."""
         known = catalogue.models("text").get(model_id)

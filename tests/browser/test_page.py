@@ -68,7 +68,49 @@ def test_an_empty_question_is_refused_in_words(visit):
     visitor.tab("Few-shot")
     visitor.page.fill("#few-shot-question textarea", "   ")
     visitor.page.click("#few-shot-ask")
-    expect(visitor.page.get_by_text("The question is empty. Write something first.")).to_be_visible()
+    said = visitor.page.locator(".pg-notice.pg-bad")
+    expect(said.filter(has_text="The question is empty. Write something first.")).to_be_visible()
+    visitor.page.click("#show-prompt")
+    expect(visitor.page.locator("#prompt-view .pg-notice.pg-bad")).to_contain_text("The question is empty.")
+    assert nothing_of_gradios_own(visitor)
+
+
+def nothing_of_gradios_own(visitor):
+    """No badge or pop-up of Gradio's stands beside the page's own message."""
+    visitor.page.wait_for_timeout(500)
+    badges = visitor.page.locator("[data-testid=status-tracker] .error").locator("visible=true")
+    return badges.count() == 0 and visitor.page.locator(".toast-body").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "model", "message"),
+    [
+        ("x" * 21_000, None, "The question has 21,000 characters; at most 20,000 can be used."),
+        (
+            "ü†" * 9_000,
+            None,
+            "tokens, and SmolLM2 135M Instruct reads at most 8,192",
+        ),  # many tokens a character
+        ("Where is my parcel?", "no-such-model", "There is no model “no-such-model”."),
+        ("Where is my parcel?", "nobody/<b>nothing</b>", "There is no model “nobody/<b>nothing</b>”."),
+        ("Where is my parcel?", "nobody/nothing", "nobody/nothing is not on this machine"),
+    ],
+)
+def test_ask_both_refuses_at_once(visit, question, model, message):
+    visitor = visit()
+    visitor.arrive()
+    visitor.tab("Few-shot")
+    if model:
+        field = visitor.page.get_by_role("combobox", name="Model").locator("visible=true").first
+        field.fill(model)
+        field.press("Enter")
+    visitor.page.fill("#few-shot-question textarea", question)
+    visitor.page.click("#few-shot-ask")
+    said = visitor.page.locator(".pg-notice.pg-bad").locator("visible=true")
+    expect(said).to_contain_text(message, timeout=SLOW if "tokens" in message else 5000)
+    expect(visitor.page.locator("#few-answer textarea")).to_have_value("")
+    assert nothing_of_gradios_own(visitor)
+    assert visitor.errors == []
 
 
 def test_documents_are_indexed_and_a_binary_one_is_refused(visit, tmp_path):
@@ -105,6 +147,16 @@ def test_an_index_survives_a_reload(visit, tmp_path):
     other.arrive()
     other.tab("RAG")
     expect(other.page.locator("#index-status")).to_contain_text("No index yet")
+    visitor.page.click("#delete-index")
+    visitor.page.click("#delete-index-no")
+    expect(visitor.page.locator("#delete-index-yes")).to_be_hidden()
+    expect(visitor.page.locator("#index-status")).to_contain_text("Documents")
+    visitor.page.click("#delete-index")
+    visitor.page.click("#delete-index-yes")
+    expect(visitor.page.locator("#index-status")).to_contain_text("Your index is deleted")
+    visitor.page.reload()
+    visitor.tab("RAG")
+    expect(visitor.page.locator("#index-status")).to_contain_text("No index yet")
     assert visitor.errors == []
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from playground.data.documents import distinct, read, read_all
+from playground.data.documents import distinct, read
 from playground.data.tasks import Document
 from playground.errors import DocumentError
 from playground.settings import Settings
@@ -98,6 +98,6 @@ def test_names_that_come_twice(tmp_path):
         write(tmp_path, "a.txt", b"two"),
         write(tmp_path / "b", "a.md", b"three"),
     ]
-    assert [d.id for d in read_all(paths, SETTINGS)] == ["a", "a (2)", "a (3)"]
+    assert [d.id for d in distinct(read(path, SETTINGS) for path in paths)] == ["a", "a (2)", "a (3)"]
     ids = [d.id for d in distinct([Document("a", ""), Document("a (2)", ""), Document("a", "")])]
     assert len(set(ids)) == 3

@@ -194,6 +194,23 @@ def test_the_probe_asks_alone_and_is_bounded(monkeypatch):
     assert metrics["query_seconds_p50"] == metrics["query_seconds_p95"] > 0
 
 
+def test_building_the_prompts_is_told(monkeypatch):
+    monkeypatch.setattr(evaluation, "PROMPT_BATCH", 5)
+    monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0.0)
+    some, model = task(12), language_model()
+    asked = []
+
+    def prompts(inputs):
+        asked.append(list(inputs))
+        return [Prompt(some.messages(text)) for text in inputs]
+
+    _, found = run(Adapted(model, prompts, 0), some)
+    told = [data["done"] for data in found["progress"] if data["phase"] == "prompts"]
+    assert told == [5, 10, 12]
+    assert [len(inputs) for inputs in asked[:3]] == [5, 5, 2]
+    assert sum(asked[:3], []) == [item.input for item in some.test]
+
+
 def test_a_consumer_that_dawdles_is_not_measured():
     clock = evaluation.Clock()
     for _ in clock.timed(iter(range(5))):

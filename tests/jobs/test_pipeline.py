@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from playground.events import Event
 from playground.jobs import local
 from playground.jobs.arbiter import Arbiter
-from playground.jobs.pipeline import earlier_seconds, items_to_answer
+from playground.jobs.pipeline import LazyEmbedder, _adapt, earlier_seconds, items_to_answer
 from playground.jobs.queue import Queue
 from playground.results import comparison
 from playground.results.runs import Run, RunStore
@@ -164,6 +166,34 @@ def test_seconds_of_earlier_attempts_count(resume, progress, metrics, expected):
         1, "k", "m", {}, "m", "t", 0, None, None, "running", resume=resume, progress=progress, metrics=metrics
     )
     assert earlier_seconds(run) == expected
+
+
+def test_loading_the_embedder_is_no_part_of_adapting(monkeypatch, settings):
+    from playground.models import embedding
+
+    loads = []
+
+    def load_embedder(settings):
+        loads.append(time.sleep(0.3))
+        return "embedder"
+
+    monkeypatch.setattr(embedding, "load_embedder", load_embedder)
+    embedder = LazyEmbedder(settings)
+    assert embedder.load_seconds is None
+
+    def steps():
+        yield Event.progress("adapt", 1)
+        assert embedder() == embedder() == "embedder"
+        yield Event.progress("adapt", 2)
+        return "adapted"
+
+    found = {}
+    for event in _adapt(steps(), "cpu", 10.0, embedder):
+        if event.kind == "metric":
+            found[event.data["name"]] = event.data["value"]
+    assert len(loads) == 1
+    assert found["embedder_load_seconds"] >= 0.3
+    assert 10.0 <= found["adapt_seconds"] < 10.2
 
 
 @pytest.mark.starter

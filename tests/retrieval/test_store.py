@@ -1,5 +1,6 @@
 """The index: exact passages, cheap updates, one owner, and no damage that it does not survive."""
 
+import gc
 import hashlib
 import json
 import os
@@ -12,12 +13,16 @@ import threading
 import time
 from pathlib import Path
 
+import chromadb
 import numpy as np
 import pytest
 
-from playground.data.tasks import Document
+from playground.data.tasks import Document, Task
 from playground.errors import InvalidInput, QueueError, StoreError
+from playground.methods.base import Context
+from playground.methods.rag import RAG, RAGParams
 from playground.retrieval.store import Index, IndexParams
+from playground.retrieval.store import remove as remove_index
 
 PARAMS = IndexParams(max_tokens=30, overlap_tokens=0)
 DOCUMENTS = [
@@ -432,6 +437,45 @@ def test_the_same_calls_on_a_server(tmp_path, server):
         assert name in {collection.name for collection in client.list_collections()}
         index.delete()
     assert not (tmp_path / "i").exists()
+
+
+def on(server):
+    client = chromadb.HttpClient(port=int(server.rsplit(":", 1)[1]))
+    return {collection.name for collection in client.list_collections()}
+
+
+def test_removing_or_rebuilding_leaves_nothing_on_the_server(tmp_path, server):
+    with build(tmp_path / "i", url=server) as index:
+        first = index._collection_name
+        assert not remove_index(tmp_path / "i")  # it is open
+        assert on(server) == {first}
+    with build(tmp_path / "i", url=server) as index:
+        assert on(server) == {index._collection_name} != {first}
+    assert remove_index(tmp_path / "i")
+    assert on(server) == set()
+    assert not (tmp_path / "i").exists()
+
+
+def test_rag_on_a_server_takes_its_collection_along(tmp_path, server):
+    run = Context(
+        Task("t", "T", "", "", "Answer.", "free", "token_f1", (), (), (), documents=tuple(DOCUMENTS)),
+        object(), tmp_path, 0, WordEmbedder, chroma_url=server,
+    )  # fmt: skip
+    work = RAG().adapt(RAGParams(k=1), run)
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            adapted = stop.value
+            break
+    [prompt] = adapted.prompts(["Do dogs travel free?"])
+    assert len(prompt.passages) == 1
+    assert len(on(server)) == 1
+    assert not (tmp_path / "index" / "chroma").exists()
+    del adapted, work
+    gc.collect()
+    RAG().discard(tmp_path)
+    assert on(server) == set()
 
 
 def test_a_server_that_is_not_there(tmp_path):

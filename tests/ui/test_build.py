@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
+from playground.errors import InvalidInput
 from playground.events import Event
 from playground.methods.registry import methods
 from playground.results.runs import Filing
 from playground.settings import ASSETS, Settings
-from playground.ui import build, theme
+from playground.ui import build, messages, theme
 from playground.ui.components import charts, markup, passages, run_card, technique_map
+from playground.ui.starter import StarterState
 from playground.ui.tabs import compare, runs, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +216,38 @@ def test_an_unmeasured_figure_is_blank(session):
     assert '<td data-label="Peak memory"></td>' in shown
 
 
+def test_a_starter_that_cannot_be_had_says_what_to_do(session):
+    session.starter.state = StarterState(error=f"No network {NASTY}")
+    shown = start.starter_status(session)
+    assert "Try again" in shown
+    assert "network" in shown
+    assert "<img" not in shown
+
+
+def test_a_refusal_stands_in_its_place_and_is_never_raised():
+    def refuse():
+        raise InvalidInput("The <b>question</b> is empty.")
+
+    def stream():
+        yield "first", 1, 2
+        raise ValueError("internal detail")
+
+    said, *rest = messages.placed(refuse, 3)()
+    assert "The &lt;b&gt;question&lt;/b&gt; is empty." in said
+    assert rest == [gr.skip(), gr.skip()]
+    assert "is empty" in messages.placed(refuse, 1)()
+    assert "is empty" in messages.placed(refuse, 2, at=1)()[1]
+    first, last = messages.placed(stream, 3)()
+    assert first == ("first", 1, 2)
+    assert "Something went wrong in the playground itself." in last[0]
+    assert "internal detail" not in last[0]
+
+
+def test_both_percentiles_stand_in_one_cell():
+    row = {"query_seconds_p50": 1.5, "query_seconds_p95": 2.5}
+    assert compare.table._measured("query_seconds_p50", row, "s") == "1.5 s<small>p95 2.5 s</small>"
+
+
 def test_the_pulse_changes_with_the_store_only(session):
     before = session.pulse()
     assert session.pulse() == before
@@ -265,6 +300,12 @@ def test_a_link_with_an_odd_value_opens_the_page_as_without_it(session, query, r
 def test_gradios_own_queue_looks_seldom_when_idle(page):
     build.attend(page)
     assert page._queue.sleep_when_free >= 0.01
+
+
+def test_a_slow_machine_is_served_too(page):
+    build.attend(page)
+    assert gr.networking.url_ok("http://127.0.0.1:9/nobody-answers-here")
+    assert "networking.url_ok(" in inspect.getsource(gr.Blocks.launch)
 
 
 def test_a_stopped_run_is_no_alarm(session):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from playground.data.tasks import Document
-from playground.errors import InvalidInput
+from playground.errors import InvalidInput, QueueError
 from playground.retrieval.store import Index
 from playground.settings import Settings
 from playground.ui import indexes as module
@@ -87,6 +87,27 @@ def test_old_indexes_and_the_oldest_of_too_many_are_removed(settings, monkeypatc
     assert set(held.sweep()) == {held.folder(ONE), held.folder(TWO)}
     assert held.contents(THREE) is not None
     assert held.contents(TWO) is None
+
+
+def test_a_visitor_deletes_the_own_index_only(settings):
+    held = Indexes(settings)
+    build(held, ONE)
+    build(held, TWO)
+    assert held.delete(ONE)
+    assert held.contents(ONE) is None
+    assert not held.folder(ONE).exists()
+    assert held.get(TWO, Embedder()).search("ferry")
+    assert not held.delete(ONE)
+    held.close(TWO)
+
+
+def test_an_index_in_use_elsewhere_is_not_deleted(settings):
+    other, held = Indexes(settings), Indexes(settings)
+    build(other, ONE)
+    with pytest.raises(QueueError, match="in use"):
+        held.delete(ONE)
+    assert other.get(ONE, Embedder()).search("ferry")
+    other.close(ONE)
 
 
 def test_an_index_that_is_open_elsewhere_is_not_removed(settings, monkeypatch):

@@ -15,6 +15,7 @@ PHASES = {
     "adapt": "Adapting",
     "train": "Training",
     "index": "Building the index",
+    "prompts": "Building the prompts",
     "evaluate": "Answering the test items",
     "probe": "Timing single questions",
     "retention": "Measuring what was forgotten",
@@ -22,7 +23,7 @@ PHASES = {
 STEPS = (
     ("Load", ("fetch", "load", "reference")),
     ("Adapt", ("adapt", "train", "index")),
-    ("Test", ("evaluate", "probe", "retention")),
+    ("Test", ("prompts", "evaluate", "probe", "retention")),
 )
 STATUS = {
     "queued": "Waiting",

@@ -18,7 +18,6 @@ MEASURED = (
     "trainable_parameters",
     "prompt_tokens",
     "query_seconds_p50",
-    "query_seconds_p95",
     "tokens_per_second",
     "load_seconds",
 )
@@ -29,11 +28,12 @@ SHORT = {
     "retention_divergence": "Forgetting",
     "trainable_parameters": "Trained",
     "prompt_tokens": "Prompt",
-    "query_seconds_p50": "Query p50",
-    "query_seconds_p95": "Query p95",
+    "query_seconds_p50": "Query",
     "tokens_per_second": "Speed",
     "load_seconds": "Load",
 }
+
+_HINT = '<p class="pg-scroll-hint" aria-hidden="true">Scroll sideways for more columns</p>'
 
 
 def table(
@@ -48,10 +48,11 @@ def table(
     )
     body = "".join(_row(row, runs[row["run"]], places.get(row["run"]), best, chosen) for row in ordered)
     return (
-        '<div class="pg-table-scroll" tabindex="0" role="region" aria-label="Comparison"><table class="pg-table">'
+        '<div class="pg-table-frame"><div class="pg-table-scroll" tabindex="0" role="region" aria-label="Comparison">'
+        '<table class="pg-table pg-pinned">'
         '<thead><tr><th scope="col">Method</th><th scope="col">Quality</th>'
         f'<th scope="col">Against zero-shot</th><th scope="col">Valid</th>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f"<tbody>{body}</tbody></table></div>{_HINT}</div>"
     )
 
 
@@ -114,6 +115,8 @@ def _measured(name: str, row: Row, unit: str) -> str:
         return f"{value}<small>general knowledge {safe(change)}</small>"
     if name == "trainable_parameters" and row["trainable_share"] is not None:
         return f"{value}<small>{safe(text(row['trainable_share'], ''))} of all</small>"
+    if name == "query_seconds_p50" and row["query_seconds_p95"] is not None:
+        return f"{value}<small>p95 {safe(text(row['query_seconds_p95'], 's'))}</small>"
     return value
 
 
@@ -136,9 +139,10 @@ def guide(rows: Sequence[Row]) -> str:
             f'<td data-label="Best for">{safe(method.best_for)}</td></tr>'
         )
     return (
-        '<div class="pg-table-scroll" tabindex="0" role="region" aria-label="Guide"><table class="pg-table pg-guide">'
+        '<div class="pg-table-frame"><div class="pg-table-scroll" tabindex="0" role="region" aria-label="Guide">'
+        '<table class="pg-table pg-guide">'
         "<thead><tr><th>Method</th><th>Type</th><th>Changes weights?</th><th>Training cost</th>"
-        f"<th>Storage cost</th><th>Use case</th><th>Best for</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f"<th>Storage cost</th><th>Use case</th><th>Best for</th></tr></thead><tbody>{''.join(lines)}</tbody></table></div>{_HINT}</div>"
     )
 
 

@@ -32,6 +32,8 @@ element.addEventListener('click', event => {
   if (hit && element.contains(hit)) trigger('click', {action: hit.dataset.action, run: Number(hit.dataset.run)});
 });"""
 
+EDGES = "\nwindow.playground.edges(element);"
+
 
 def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Number) -> None:
     """Draw the tab. ``chosen`` is the run whose answers are shown."""
@@ -45,7 +47,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             [("Newest of each", "newest"), ("This race", "race"), ("Every run", "every")],
             value="newest", label="Runs", min_width=160,
         )  # fmt: skip
-    main = gr.HTML(js_on_load=CLICKS, elem_id="comparison")
+    main = gr.HTML(js_on_load=CLICKS + EDGES, elem_id="comparison")
     detail = gr.HTML(js_on_load=CLICKS, elem_id="answers")
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(min_width=300, elem_classes="pg-panel"):
@@ -61,7 +63,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
                 "The guide, and what was measured here", "Words from the guide; figures from your runs.", 3
             )
         )
-        guide = gr.HTML()
+        guide = gr.HTML(js_on_load=EDGES)
     with gr.Row(elem_classes="pg-buttons"):
         files = [gr.Button(f"Download {name}", size="sm", elem_id=f"get-{ENDINGS[name]}") for name in FORMATS]
         made = [gr.DownloadButton(visible="hidden", elem_id=f"file-{ENDINGS[name]}") for name in FORMATS]

@@ -13,7 +13,7 @@ from playground.ui import form
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components import charts, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
-from playground.ui.messages import sentence, shown
+from playground.ui.messages import placed, sentence, shown
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
 
@@ -72,7 +72,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     choosing = {"task": task, **fields.fields}
 
     def fill(**values):
-        return table(session, fields, values)
+        return table(session, fields, values), ""
 
     def draw(task_id):
         chosen = tasks.task(task_id, session.settings)
@@ -81,6 +81,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     def look(task_id, model_id, rows, text):
         chosen = tasks.task(task_id, session.settings)
         text = checked(text, session.settings)
+        model_id = session.model_id(model_id)
         with session.arbiter.model(model_id) as loaded:
             both = prompts(chosen, rows, text)
             sizes = [len(loaded.encode(messages)) for messages in both]
@@ -93,9 +94,10 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
 
         chosen = tasks.task(task_id, session.settings)
         text = checked(text, session.settings)
+        model_id, both = session.model_id(model_id), prompts(chosen, rows, text)
         yield notice(f"Loading {session.model_title(model_id)} …"), "", ""
         with session.arbiter.model(model_id) as loaded:
-            ids = [loaded.encode(messages) for messages in prompts(chosen, rows, text)]
+            ids = [loaded.encode(messages) for messages in both]
             told = facts(
                 (
                     ("Zero-shot prompt", f"{len(ids[0]):,} tokens"),
@@ -115,6 +117,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
                 values["task"],
                 (values["model"] or "").strip(),
                 limit=limit_of(values["limit"]),
+                before=True,
             )
         except Exception as error:
             return notice(sentence(error), "bad"), gr.skip()
@@ -126,19 +129,25 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     quick = {"api_visibility": "private", "show_progress": "hidden"}
     told, verdict = fields.guard(load, choosing, status, session.settings)
     told.then(
-        shown(fill), inputs_kwargs=choosing, outputs=examples, validator=verdict,
+        placed(fill, 2, at=1), inputs_kwargs=choosing, outputs=[examples, status], validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     clear.click(list, None, examples, queue=False, **quick)
     gr.on([task.change, other.click], shown(draw), task, question, queue=False, **quick)
-    task.change(shown(fill), inputs_kwargs=choosing, outputs=examples, concurrency_limit=None, **quick)
+    task.change(
+        placed(fill, 2, at=1),
+        inputs_kwargs=choosing,
+        outputs=[examples, status],
+        concurrency_limit=None,
+        **quick,
+    )
     typed = [task, model, examples, question]
     preview.click(
-        shown(look), typed, prompt, api_visibility="private", show_progress="minimal",
+        placed(look, 1), typed, prompt, api_visibility="private", show_progress="minimal",
         concurrency_id=INFERENCE, concurrency_limit=1,
     )  # fmt: skip
     ask.click(
-        shown(answer), typed, [status, plain, shot], api_visibility="private", show_progress="hidden",
+        placed(answer, 3), typed, [status, plain, shot], api_visibility="private", show_progress="hidden",
         concurrency_id=INFERENCE, concurrency_limit=1,
     )  # fmt: skip
     measuring = {**choosing, "model": model, "limit": limit}

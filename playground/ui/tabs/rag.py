@@ -16,7 +16,7 @@ from playground.ui.answers import checked, side_by_side
 from playground.ui.components import passages as shown_passages
 from playground.ui.components.markup import bar, empty, facts, heading, notice, safe
 from playground.ui.indexes import Indexes
-from playground.ui.messages import sentence, shown
+from playground.ui.messages import placed, sentence
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import items_field, limit_of
 
@@ -60,6 +60,15 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
                 make = gr.Button(
                     "Build or update the index", variant="primary", size="md", elem_id="build-index"
                 )
+                drop = gr.Button("Delete my index", size="md", elem_id="delete-index")
+            with gr.Row(
+                visible=False, elem_classes="pg-buttons pg-confirm", elem_id="confirm-delete"
+            ) as confirm:
+                gr.HTML(
+                    '<p class="pg-muted">Your index and the texts in it are removed from this server.</p>'
+                )
+                sure = gr.Button("Delete it", variant="stop", size="md", elem_id="delete-index-yes")
+                keep = gr.Button("Keep it", size="md", elem_id="delete-index-no")
             index_status = gr.HTML(NO_INDEX, elem_id="index-status")
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Ask", "With the passages found, and closed-book beside it.", 3))
@@ -96,12 +105,21 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
     def construct(**values):
         yield from build_index(session, indexes, fields, values)
 
+    def doubt(visitor_id):
+        there = indexes.contents(visitor_id) is not None
+        return gr.update(visible=there), gr.skip() if there else NO_INDEX
+
+    def remove(visitor_id):
+        gone = indexes.delete(visitor_id)
+        words = notice("Your index is deleted.", "good") if gone else ""
+        return gr.update(visible=False), words + NO_INDEX
+
     def draw(task_id):
         if not task_id:
             raise InvalidInput("Choose a task with documents first, or write a question of your own.")
         import random
 
-        return random.choice(tasks.task(task_id, session.settings).dev).input
+        return random.choice(tasks.task(task_id, session.settings).dev).input, ""
 
     def answer(**values):
         yield from ask_both(session, indexes, fields, values)
@@ -110,7 +128,7 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
         try:
             run = session.queue.submit(
                 "rag", fields.params(values), values["task"], (values["model"] or "").strip(),
-                limit=limit_of(values["limit"]),
+                limit=limit_of(values["limit"]), before=True,
             )  # fmt: skip
         except Exception as error:
             return notice(sentence(error), "bad")
@@ -121,18 +139,24 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
     building = {**fields.fields, "files": files, "source": source, "visitor": visitor}
     told, verdict = fields.guard(make, building, index_status, session.settings)
     told.then(
-        shown(construct), inputs_kwargs=building, outputs=index_status,
+        placed(construct, 1), inputs_kwargs=building, outputs=index_status,
         validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
+    drop.click(placed(doubt, 2, at=1), visitor, [confirm, index_status], concurrency_limit=None, **quick)
+    sure.click(
+        placed(remove, 2, at=1), visitor, [confirm, index_status],
+        concurrency_id=INFERENCE, concurrency_limit=1, **quick,
+    )  # fmt: skip
+    keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **quick)
     asking = {**fields.fields, "source": source, "model": model, "question": question, "visitor": visitor}
     told, verdict = fields.guard(ask, asking, status, session.settings)
     told.then(
-        shown(answer), inputs_kwargs=asking, outputs=[status, grounded, closed, found],
+        placed(answer, 4), inputs_kwargs=asking, outputs=[status, grounded, closed, found],
         validator=verdict,
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
-    other.click(shown(draw), source, question, queue=False, **quick)
+    other.click(placed(draw, 2, at=1), source, [question, status], queue=False, **quick)
     measuring = {**fields.fields, "task": task, "model": model, "limit": limit}
     told, verdict = fields.guard(measure, measuring, problem, session.settings)
     told.then(
@@ -182,7 +206,7 @@ def build_index(session: Session, indexes: Indexes, fields: form.Form, values: d
             work = index.update(documents, remove=present - {document.id for document in documents})
         else:
             indexes.close(visitor)
-            work = Index.build(folder, documents, embedder, wanted)
+            work = Index.build(folder, documents, embedder, wanted, url=session.settings.chroma_url or None)
         while True:
             try:
                 event = next(work)
@@ -252,6 +276,7 @@ def read(session: Session, source: str, files: list[str] | None) -> list[Documen
 def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict):
     """Search, then stream the grounded and the closed-book answer; citations come at the end."""
     from playground.methods.rag import question as with_passages
+    from playground.methods.rag import with_worked, worked_examples
     from playground.retrieval.citations import cite
 
     words = checked(values["question"], session.settings)
@@ -261,7 +286,7 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
         raise InvalidInput("Build the index first: there is nothing to search yet.")
     task = tasks.task(values["source"], session.settings) if values["source"] else None
     system = {"role": "system", "content": task.instruction if task else INSTRUCTION}
-    model_id = (values["model"] or "").strip()
+    model_id = session.model_id(values["model"])
     waiting = notice(f"Loading {session.model_title(model_id)} …")
     yield waiting, shown_passages.answer("With passages", ""), shown_passages.answer("Closed-book", ""), ""
     with session.arbiter.embedder() as embedder:
@@ -269,10 +294,13 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
         if index is None:
             raise InvalidInput("Build the index first: there is nothing to search yet.")
         found = index.search(words, params.k, params.mode, params.diversity)
+        worked = worked_examples(task, index, params.worked, params.mode) if task and params.worked else []
     with session.arbiter.model(model_id) as loaded:
         name = task.input_name if task else "Question"
         prompts = [
-            loaded.encode([system, {"role": "user", "content": with_passages(found, words, name)}]),
+            loaded.encode(
+                with_worked([system, {"role": "user", "content": with_passages(found, words, name)}], worked)
+            ),
             loaded.encode([system, {"role": "user", "content": words}]),
         ]
         counts = facts(

@@ -13,6 +13,14 @@ from playground.ui.session import OWN_TABS, Session
 from playground.ui.tabs import own_task
 
 ALL_ITEMS = "All"
+WHAT_TO_DO = (
+    "Check this machine's network, its package index (pip's settings) and its disk, then try again. Runs try it "
+    "again by themselves; the other tabs can be used meanwhile."
+)
+CLICKS = """
+element.addEventListener('click', event => {
+  if (event.target.closest('[data-action=again]')) trigger('click', {});
+});"""
 
 
 def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Textbox, tabs: gr.Tabs) -> None:
@@ -22,7 +30,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         "<p>Take one model and one task. Prompt it, give it examples, let it look things up, train it. Each try answers"
         " the same held-out questions and is measured the same way, while you watch.</p></section>"
     )
-    starter = gr.HTML(starter_status(session))
+    starter = gr.HTML(starter_status(session), js_on_load=CLICKS, elem_id="starter")
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Race the methods", "Same model, same task, same test items."))
@@ -83,6 +91,11 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
             session.queue.cancel(run.id)
         return race(session, shown_group)
 
+    def again():
+        session.starter.start()
+        return starter_status(session)
+
+    starter.click(again, None, starter, api_visibility="private", show_progress="hidden", queue=False)
     begin.click(
         start, [task, model, chosen, more, limit], [problem, group, live],
         api_visibility="private", concurrency_limit=None, show_progress="minimal",
@@ -201,7 +214,11 @@ def starter_status(session: Session) -> str:
     """How far the starter model's fetching is; empty when it is there."""
     state = session.starter.state
     if state.error:
-        return notice(f"{state.error} It is tried again when a run needs it.", "bad")
+        return (
+            f'<div class="pg-notice pg-bad pg-fetch" role="status"><div>{safe(state.error)}</div>'
+            f"<div>{safe(WHAT_TO_DO)}</div>"
+            '<div class="pg-actions"><button type="button" data-action="again">Try again</button></div></div>'
+        )
     if state.ready or not state.phase:
         return ""
     share = state.done / state.total if state.total else None
