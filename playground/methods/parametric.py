@@ -288,6 +288,8 @@ class Parametric(Method):
         adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(network, folder), about)
         yield Event.metric("train_loss", result.train_loss)
         yield Event.metric("dev_loss", result.dev_loss)
+        yield Event.metric("steps", result.steps)
+        yield Event.metric("kept_step", result.kept_step)
         yield Event.metric("train_tokens_per_second", result.tokens / result.seconds)
         return _adapted(context, directory_bytes(context.folder / ADAPTER))
 

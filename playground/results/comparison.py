@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground.results.metrics import BY_NAME, METRICS, MetricSpec
+from playground.results.metrics import BY_NAME, CURVES, METRICS, MetricSpec
 from playground.results.runs import ACTIVE, Run
 
 REFERENCE = "zero_shot"  # the method that the others are held against
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``unit`` is a MetricSpec's unit, or "text", "difference" (of shares) or "json"."""
+    """One column. ``unit`` is a MetricSpec's unit, or "text", "time" or "json"."""
 
     name: str
     label: str
@@ -63,8 +63,7 @@ _QUALITY = (
 _COST = tuple(
     _metric(spec.name)
     for spec in METRICS
-    if spec.name not in {"quality", "quality_low", "quality_high", "n"}
-    and spec.name not in {"train_loss", "dev_loss", "learning_rate", "train_tokens_per_second"}
+    if spec.name not in CURVES | {"quality", "quality_low", "quality_high", "n"}
 )
 _ORIGIN = (
     Column("seed", "Seed", "count"),
@@ -211,6 +210,7 @@ _FORMATS = {
     "tokens": lambda value: f"{value:,.0f} tokens",
     "tokens/s": lambda value: f"{value:,.1f} tokens/s",
     "loss": lambda value: f"{value:.3f}",
+    "nats": lambda value: f"{value:.3f} nats",
     "time": lambda value: f"{value:.0f}",
 }
 

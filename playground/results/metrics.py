@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class MetricSpec:
     """One measured number of a run.
 
-    ``unit`` is "" (share 0..1 shown as per cent), "count", "s", "B", "tokens", "tokens/s" or "loss".
+    ``unit`` is "" (share 0..1 shown as per cent), "difference" (of shares), "count", "s", "B", "tokens",
+    "tokens/s", "loss" or "nats". Those of ``CURVES`` are told step by step and are no result of a run.
     """
 
     name: str
@@ -66,6 +67,53 @@ METRICS = (
         "Highest memory of the run's process while answering the test items.",
         False,
     ),
+    MetricSpec(
+        "retention_divergence",
+        "Forgetting",
+        "nats",
+        False,
+        "How far the model's next token moved away from the base model's on texts that have nothing to do with the"
+        " task: KL divergence, nats per token. 0 = nothing changed.",
+    ),
+    MetricSpec(
+        "retention_accuracy_change",
+        "General knowledge, change",
+        "difference",
+        True,
+        "Share of general questions answered right, minus the base model's share.",
+    ),
+    MetricSpec(
+        "retention_accuracy",
+        "General knowledge",
+        "",
+        True,
+        "Share of general questions where the model finds the right one of four endings the likeliest.",
+        False,
+    ),
+    MetricSpec(
+        "retention_loss",
+        "Loss on unrelated text",
+        "loss",
+        False,
+        "Mean cross-entropy on plain prose that has nothing to do with the task, nats per token.",
+        False,
+    ),
+    MetricSpec(
+        "retention_loss_change",
+        "Loss on unrelated text, change",
+        "loss",
+        False,
+        "The same, minus the base model's.",
+        False,
+    ),
+    MetricSpec(
+        "retention_seconds",
+        "Measuring forgetting",
+        "s",
+        False,
+        "Going through the general texts and questions once.",
+        False,
+    ),
     MetricSpec("stored_bytes", "Stored", "B", False, "Bytes on disk beside the base model."),
     MetricSpec(
         "prompt_tokens", "Prompt tokens", "tokens", False, "Mean tokens that one question sends to the model."
@@ -95,6 +143,15 @@ METRICS = (
         False,
     ),
     MetricSpec("evaluate_seconds", "Test", "s", False, "Answering all test items in batches.", False),
+    MetricSpec("steps", "Steps trained", "count", None, "Steps of the optimiser that were taken.", False),
+    MetricSpec(
+        "kept_step",
+        "Step kept",
+        "count",
+        None,
+        "The step whose weights are the result; an earlier one where the dev loss rose after it.",
+        False,
+    ),
     MetricSpec("train_loss", "Train loss", "loss", False, "Mean cross-entropy of the answer tokens.", False),
     MetricSpec("dev_loss", "Dev loss", "loss", False, "The same on the dev split.", False),
     MetricSpec("learning_rate", "Learning rate", "", None, "Of the optimiser at that step.", False),
@@ -106,6 +163,17 @@ METRICS = (
         "Tokens that went through the model.",
         False,
     ),
+    MetricSpec(
+        "train_memory_bytes",
+        "Memory in use",
+        "B",
+        False,
+        "Of the run's process at that step; on CUDA what the allocator gave out.",
+        False,
+    ),
 )
 
+CURVES = frozenset(
+    {"train_loss", "dev_loss", "learning_rate", "train_tokens_per_second", "train_memory_bytes"}
+)
 BY_NAME = {spec.name: spec for spec in METRICS}

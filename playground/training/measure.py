@@ -89,6 +89,15 @@ def resident_bytes() -> int | None:
     return _status_bytes("VmRSS")
 
 
+def memory_in_use(device: str = "cpu") -> int | None:
+    """Memory in use now, in bytes: the allocator's on CUDA, else what is resident; None where unknown."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    return resident_bytes()
+
+
 def directory_bytes(path: Path) -> int:
     """Bytes of all files below ``path`` (or of the file ``path``). Links are not followed."""
     path = Path(path)

@@ -22,7 +22,7 @@ from playground.events import Event
 from playground.models.quantise import numbers
 from playground.training import checkpoints, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
-from playground.training.measure import Stopwatch, calibrate_threads
+from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
 from playground.training.saving import clear_leftovers
 
 REPORTS = 100  # points of the train-loss curve of a run
@@ -173,7 +173,7 @@ def train(
         hook: called around each step.
 
     Raises:
-        TrainingDiverged: the loss became NaN or infinite.
+        TrainingDiverged: the loss or a weight became NaN or infinite; no checkpoint holds such a number.
         OutOfMemory: says what to lower.
         RunFailed: the disk is full.
     """
@@ -184,7 +184,7 @@ def train(
         if not _out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"There was too little memory to train with batch size {plan.batch_size} and maximum length "
+            f"Out of memory while training with batch size {plan.batch_size} and maximum length "
             f"{plan.max_length}. Lower the batch size (raise gradient accumulation to make up for it), "
             "the maximum length, or the rank, or choose a smaller model."
         ) from error
@@ -294,7 +294,10 @@ class _Training:
             yield from self._start()
         yield from self._loop()
         self.model.eval()
-        return self._result()
+        result = self._result()
+        if told := self._stopped(result):
+            yield Event.log(told)
+        return result
 
     def _layout(self) -> str:
         prefix = shared_prefix(self.examples)
@@ -350,6 +353,8 @@ class _Training:
                 yield from self._report(began)
                 if evaluate:
                     yield from self._look(last)
+                if save or last or self.state.stopped_early:
+                    self._refuse_broken_weights()
                 if save or (self.state.stopped_early and self._last_saves()):
                     with Stopwatch() as writing:
                         checkpoints.save(
@@ -449,7 +454,7 @@ class _Training:
         step = self.state.step
         for at, loss in enumerate(losses, step - len(losses) + 1):
             if not math.isfinite(loss):
-                raise TrainingDiverged(self._diverged(at))
+                raise TrainingDiverged(self._diverged("loss", at))
         self.pending, self.tokens = [], 0
         self.state.seconds += seconds
         self.state.tokens += tokens
@@ -457,14 +462,27 @@ class _Training:
         yield Event.metric("train_loss", self.state.train_loss, step)
         yield Event.metric("learning_rate", self.plan.rate(step - 1, self.steps), step)
         yield Event.metric("train_tokens_per_second", tokens / seconds, step)
+        yield Event.metric("train_memory_bytes", memory_in_use(str(self.device)), step)
 
-    def _diverged(self, step: int) -> str:
+    def _diverged(self, what: str, step: int) -> str:
+        if step == 0:
+            kind = str(self.dtype).removeprefix("torch.")
+            return (
+                f"The {what} is NaN or infinite before the first step: this model cannot be computed in {kind}. "
+                "Set PLAYGROUND_DTYPE=float32, or choose another model."
+            )
         good = checkpoints.checkpoints(self.folder)
         kept = f"The last good checkpoint is {good[-1].name}." if good else "There was no checkpoint yet."
         return (
-            f"The loss became NaN or infinite at step {step} of {self.steps}. {kept} "
+            f"The {what} became NaN or infinite at step {step} of {self.steps}. {kept} "
             "Lower the learning rate or lengthen the warm-up, and start again."
         )
+
+    def _refuse_broken_weights(self) -> None:
+        """A finite loss can have a gradient that is not: the next loss shows it, a checkpoint must not keep it."""
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        if not all(torch.isfinite(value).all() for value in (*self.parameters, *moments)):
+            raise TrainingDiverged(self._diverged("update", self.state.step))
 
     def _eval_steps(self) -> set[int]:
         return {round(self.steps * part / self.plan.evals) for part in range(1, self.plan.evals + 1)}
@@ -474,12 +492,15 @@ class _Training:
             return
         loss = evaluate_loss(self.model, self.dev, pack_tokens=self.plan.pack_tokens, packed=self.packed)
         step = self.state.step
+        if not math.isfinite(loss):
+            raise TrainingDiverged(self._diverged("dev loss", step))
         self.state.dev_loss = loss
         self.state.history.append([step, loss])
         yield Event.metric("dev_loss", loss, step)
         if self.plan.patience is None or step == 0:
             return
         if self.state.best_loss is None or loss < self.state.best_loss:
+            self._refuse_broken_weights()
             self.state.best_loss, self.state.best_step, self.state.waited = loss, step, 0
             checkpoints.save_best(self.folder, self.model)
             return
@@ -503,6 +524,15 @@ class _Training:
             stopped_early=state.stopped_early,
             packed=self.packed,
         )
+
+    def _stopped(self, result: TrainingResult) -> str | None:
+        """What patience did, in words; None where the training went on to its end and kept that."""
+        if not result.stopped_early and result.kept_step == result.steps:
+            return None
+        kept = f"the weights of step {result.kept_step} are kept, its dev loss {result.dev_loss:.4f} is the lowest."
+        if not result.stopped_early:
+            return f"Trained to the end; {kept}"
+        return f"Stopped early at step {result.steps} of {self.steps}; {kept}"
 
     def _fingerprint(self) -> str:
         plan = {key: value for key, value in asdict(self.plan).items() if key not in _FREE}
