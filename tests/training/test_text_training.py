@@ -304,3 +304,113 @@ def test_killed_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path):
     again = subprocess.run([*command, "resume"], capture_output=True, text=True, env=environment, timeout=120)
     assert again.stdout.split("\n")[0] == "step 3", again.stderr
     assert not list((folder / checkpoints.FOLDER).glob(".*"))
+
+
+def test_memory_is_told_with_every_report(make_model, make_examples, tmp_path, drain):
+    events, _ = drain(train(with_lora(make_model()), make_examples(), [], PLAN, tmp_path))
+    losses, memory = values(events, "train_loss"), values(events, "train_memory_bytes")
+    assert [step for step, _ in memory] == [step for step, _ in losses]
+    assert all(10_000_000 < bytes < 100_000_000_000 for _, bytes in memory)
+
+
+def saved_numbers_are_finite(folder):
+    from safetensors.torch import load_file
+
+    files = list((folder / checkpoints.FOLDER).rglob("*.safetensors"))
+    return all(torch.isfinite(value).all() for file in files for value in load_file(file).values())
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("rate", [1e3, 1e38])
+def test_a_learning_rate_far_too_high_leaves_no_broken_checkpoint(
+    make_model, make_examples, tmp_path, drain, full, rate
+):
+    model = make_model() if full else with_lora(make_model())
+    plan = dataclasses.replace(
+        PLAN, learning_rate=rate, epochs=40, clip_norm=None, warmup=0, checkpoint_seconds=0
+    )
+    try:
+        _, result = drain(train(model, make_examples(), make_examples(4, seed=1), plan, tmp_path))
+    except TrainingDiverged as error:
+        assert "at step" in str(error) and "Lower the learning rate" in str(error)
+    else:
+        assert rate < 1e30 and result.dev_loss > 1  # it did not learn, yet every number can be stored
+    assert saved_numbers_are_finite(tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_before_the_weights_are_saved(
+    make_model, make_examples, tmp_path
+):
+    model = with_lora(make_model())
+    seen = []
+
+    def spoil(gradient):
+        seen.append(1)
+        return gradient * float("nan") if len(seen) == 3 else gradient
+
+    next(p for p in model.parameters() if p.requires_grad).register_hook(spoil)
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0)
+    with pytest.raises(TrainingDiverged, match=r"update became NaN.*step 3 of 12.*step-0000002"):
+        list(train(model, make_examples(), [], plan, tmp_path))
+    assert checkpoints.checkpoints(tmp_path)[-1].name == "step-0000002"
+    assert saved_numbers_are_finite(tmp_path)
+
+
+def test_it_is_noticed_between_two_reports_too(make_model, make_examples, tmp_path):
+    model = with_lora(make_model())
+    plan = dataclasses.replace(PLAN, epochs=200)  # 400 steps: a report every fourth
+    seen = []
+
+    def spoil(gradient):
+        seen.append(1)
+        return gradient * float("inf") if len(seen) == 9 else gradient
+
+    next(p for p in model.parameters() if p.requires_grad).register_hook(spoil)
+    events = []
+    with pytest.raises(TrainingDiverged, match="step 10 of 400"):
+        events.extend(train(model, make_examples(), [], plan, tmp_path))
+    assert checkpoints.checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("at", "match"),
+    [
+        (0, "before the first step: this model cannot be computed in float32"),
+        (1, "dev loss became NaN or infinite at step 4 of 12"),
+    ],
+)
+def test_a_dev_loss_that_is_not_finite_ends_the_training(
+    make_model, make_examples, tmp_path, monkeypatch, value, at, match
+):
+    told = iter([1.0] * at + [value])
+    monkeypatch.setattr("playground.training.text.evaluate_loss", lambda *_, **__: next(told))
+    plan = dataclasses.replace(PLAN, patience=1)
+    with pytest.raises(TrainingDiverged, match=match):
+        list(train(with_lora(make_model()), make_examples(), make_examples(4), plan, tmp_path))
+    assert not (tmp_path / checkpoints.FOLDER / checkpoints.BEST).exists()
+
+
+def logged(events):
+    return [event.data["text"] for event in events if event.kind == "log"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "words", "kept"),
+    [
+        ([9, 3, 2, 4, 5], "Stopped early at step 8 of 12; the weights of step 4 are kept", 4),
+        ([9, 5, 4, 2, 3, 1, 6], "Trained to the end; the weights of step 10 are kept", 10),
+        ([9, 6, 5, 4, 3, 2, 1], None, 12),
+    ],
+)
+def test_what_patience_did_stands_in_the_log(
+    make_model, make_examples, tmp_path, drain, monkeypatch, losses, words, kept
+):
+    told = iter([float(loss) for loss in losses])
+    monkeypatch.setattr("playground.training.text.evaluate_loss", lambda *_, **__: next(told))
+    plan = dataclasses.replace(PLAN, patience=2, evals=6)
+    model = with_lora(make_model())
+    events, result = drain(train(model, make_examples(), make_examples(4), plan, tmp_path))
+    assert result.kept_step == kept
+    said = [line for line in logged(events) if "are kept" in line]
+    assert said == [] if words is None else said[0].startswith(words)
