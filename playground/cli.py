@@ -38,6 +38,7 @@ WIDTHS = {
     "adapt_seconds": 11,
     "adapt_peak_bytes": 22,
     "stored_bytes": 8,
+    "retention_divergence": 11,
     "query_seconds_p50": 23,
     "tokens_per_second": 18,
 }

@@ -1,4 +1,4 @@
-"""One run as a generator of events: load, adapt, test. Every executor iterates this."""
+"""One run as a generator of events: load, adapt, test, what was forgotten. Every executor iterates this."""
 
 import queue
 import random
@@ -45,9 +45,13 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     )
     load = provenance.OtherLoad()
     device = str(language_model.device)
+    trains = technique.family == "parametric" and technique.modality == "text"
+    base = (yield from _ask_base(language_model, settings)) if trains else None
     adapted = yield from _adapt(technique.adapt(params, context), device, earlier_seconds(run))
     yield from _sizes(adapted)
     yield from _test(adapted, chosen, run, device)
+    if trains:
+        yield from _forgetting(adapted, base)
     yield Event.provenance(**load.facts())
 
 
@@ -97,6 +101,19 @@ def _telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
     if "error" in result:
         raise result["error"]
     return result["value"]
+
+
+def _ask_base(model: Any, settings: Settings) -> Generator[Event, None, Any]:
+    """What the base model says to general questions, before a method changes it: in no measured time or memory."""
+    from playground.evaluation import retention
+
+    return (yield from retention.reference(model, settings))
+
+
+def _forgetting(adapted: Adapted, base: Any) -> Iterator[Event]:
+    from playground.evaluation import retention
+
+    yield from retention.measure(adapted.model, base)
 
 
 def _adapt(

@@ -103,6 +103,14 @@ def test_a_race_fills_the_table(queue, store, model, words, ended):
     assert zero["trainable_parameters"] is None
     assert lora["trainable_parameters"] > 0
     assert lora["stored_bytes"] > 1000
+    assert lora["retention_divergence"] > 0
+    assert -1 <= lora["retention_accuracy_change"] <= 1
+    assert lora["kept_step"] == lora["steps"] == 10
+    assert zero["retention_divergence"] is few["retention_divergence"] is None
+    first = [event.data["phase"] for event in store.events(runs[2].id, kinds=["progress"])]
+    assert (
+        first.index("reference") < first.index("adapt") < first.index("evaluate") < first.index("retention")
+    )
     answers = [
         [
             event.data["item"]

@@ -11,13 +11,19 @@ from playground.ui.session import Session
 PHASES = {
     "fetch": "Fetching the model",
     "load": "Loading the model",
+    "reference": "Asking the base model general questions",
     "adapt": "Adapting",
     "train": "Training",
     "index": "Building the index",
     "evaluate": "Answering the test items",
     "probe": "Timing single questions",
+    "retention": "Measuring what was forgotten",
 }
-STEPS = (("Load", ("fetch", "load")), ("Adapt", ("adapt", "train", "index")), ("Test", ("evaluate", "probe")))
+STEPS = (
+    ("Load", ("fetch", "load", "reference")),
+    ("Adapt", ("adapt", "train", "index")),
+    ("Test", ("evaluate", "probe", "retention")),
+)
 STATUS = {
     "queued": "Waiting",
     "running": "Running",
@@ -86,6 +92,14 @@ def result(run: Run) -> str:
     return f'<div class="pg-result"><strong>{text(quality, "")}</strong><span>{safe(below)}</span></div>'
 
 
+def kept(run: Run) -> str:
+    """Which step's weights are the result where it is not the last one; empty otherwise."""
+    steps, step = run.metrics.get("steps"), run.metrics.get("kept_step")
+    if steps is None or step is None or step == steps:
+        return ""
+    return f"The weights of step {step:,.0f} are kept: no dev loss was lower up to step {steps:,.0f}, the last one."
+
+
 def elapsed(run: Run) -> str:
     """How long the run took, or has been running."""
     if run.started is None:
@@ -138,8 +152,12 @@ def card(session: Session, run: Run, actions: bool = True) -> str:
         f'<p class="pg-muted">{safe(session.task_title(run.task))} · {safe(session.model_title(run.model))} · '
         f"{safe(items(session, run))} · seed {run.seed} · {safe(when(run.created))}"
         f"{' · ' + safe(elapsed(run)) if run.started else ''}</p>"
-        f"{progress}{error}{buttons(run) if actions else ''}</article>"
+        f"{progress}{error}{_kept(run)}{buttons(run) if actions else ''}</article>"
     )
+
+
+def _kept(run: Run) -> str:
+    return f'<p class="pg-muted">{safe(words)}</p>' if (words := kept(run)) else ""
 
 
 def items(session: Session, run: Run) -> str:

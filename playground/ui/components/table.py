@@ -14,6 +14,7 @@ MEASURED = (
     "adapt_seconds",
     "adapt_peak_bytes",
     "stored_bytes",
+    "retention_divergence",
     "trainable_parameters",
     "prompt_tokens",
     "query_seconds_p50",
@@ -25,6 +26,7 @@ SHORT = {
     "adapt_seconds": "Adapt",
     "adapt_peak_bytes": "Peak memory",
     "stored_bytes": "Stored",
+    "retention_divergence": "Forgetting",
     "trainable_parameters": "Trained",
     "prompt_tokens": "Prompt",
     "query_seconds_p50": "Query p50",
@@ -107,6 +109,9 @@ def _difference(row: Row) -> str:
 
 def _measured(name: str, row: Row, unit: str) -> str:
     value = safe(text(row[name], unit))
+    if name == "retention_divergence" and row["retention_accuracy_change"] is not None:
+        change = text(row["retention_accuracy_change"], "difference")
+        return f"{value}<small>general knowledge {safe(change)}</small>"
     if name == "trainable_parameters" and row["trainable_share"] is not None:
         return f"{value}<small>{safe(text(row['trainable_share'], ''))} of all</small>"
     return value

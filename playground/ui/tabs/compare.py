@@ -21,6 +21,7 @@ COSTS = {
     "Prompt tokens": "prompt_tokens",
     "Stored bytes": "stored_bytes",
     "Peak memory": "adapt_peak_bytes",
+    "Forgetting": "retention_divergence",
 }
 FORMATS = {"CSV": comparison.to_csv, "JSON": comparison.to_json, "Markdown": comparison.to_markdown}
 ENDINGS = {"CSV": "csv", "JSON": "json", "Markdown": "md"}

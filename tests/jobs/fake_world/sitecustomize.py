@@ -72,11 +72,25 @@ def evaluate(adapted, task, items, *, seed=0):
     yield Event.metric("n", len(items))
 
 
+def reference(model, settings):
+    from playground.events import Event
+
+    yield Event.progress("reference", 1, 1, unit="probe")
+    return "reference"
+
+
+def measure(model, before):
+    from playground.events import Event
+
+    yield Event.metric("retention_divergence", 0.25 if before == "reference" else None)
+
+
 def _install():
     module("torch", get_num_threads=lambda: 1)
     module("playground.models.sources", locate=locate)
     module("playground.models.text", load=lambda entry, settings, **_: FakeModel(entry))
     module("playground.evaluation.text", evaluate=evaluate)
+    module("playground.evaluation.retention", reference=reference, measure=measure)
     module("playground.training.measure", Stopwatch=Stopwatch, PeakMemory=PeakMemory)
     import fake_methods
 
