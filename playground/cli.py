@@ -1,4 +1,4 @@
-"""The same runs without a browser: ``python -m playground race|run|table|doctor``.
+"""The same runs without a browser: ``python -m playground race|run|table|items|doctor``.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 all well, 1 a run
 failed, 2 bad input, 130 stopped with Ctrl-C.
@@ -18,7 +18,7 @@ from playground.jobs.queue import Queue
 from playground.methods import registry
 from playground.methods.base import FieldSpec, Method
 from playground.models import catalogue
-from playground.results import comparison
+from playground.results import comparison, items
 from playground.results.runs import ACTIVE, Filing, Run, RunStore
 from playground.settings import Settings
 
@@ -94,6 +94,14 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--task", help="only runs on this task")
     table.add_argument("--limit-runs", type=_positive, metavar="N", help="only the N newest rows")
     table.set_defaults(command=_table)
+
+    answers = commands.add_parser("items", help="a run's answers item by item, beside the base model's")
+    answers.add_argument("run", type=_positive, metavar="RUN_ID")
+    answers.add_argument("--filter", choices=tuple(items.FILTERS), help="only items of that kind")
+    answers.add_argument("--group", help="only items of that part of the test")
+    answers.add_argument("--label", help="only items with that target")
+    answers.add_argument("--json", action="store_true", help="print one JSON array")
+    answers.set_defaults(command=_items)
 
     doctor = commands.add_parser("doctor", help="what this machine has: device, versions, models, network")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
@@ -193,6 +201,41 @@ def _table(options: argparse.Namespace, settings: Settings) -> int:
     write = {"md": comparison.to_markdown, "csv": comparison.to_csv, "json": comparison.to_json}
     print(write[options.format](rows).rstrip("\n"))
     return 0
+
+
+def _items(options: argparse.Namespace, settings: Settings) -> int:
+    store = RunStore(settings.database)
+    try:
+        run = store.get(options.run)
+        base = (
+            comparison.baseline(run, store.list(task=run.task))
+            if run.method != comparison.REFERENCE
+            else None
+        )
+        before = items.tests(store.events(base.id, kinds={"sample"})) if base else ()
+        found = items.pair(items.tests(store.events(run.id, kinds={"sample"})), before)
+    finally:
+        store.close()
+    chosen = items.select(found, options.filter, options.group, options.label)
+    if options.json:
+        print(items.to_json(chosen))
+        return 0
+    told = (
+        f"before: run {base.id}" if base else "there is no zero-shot run on the same items to hold it against"
+    )
+    print(f"Run {run.id}, {descriptions().get(run.method, {}).get('title', run.method)}; {told}.")
+    print("  ".join(f"{words}: {items.counts(found)[name]}" for name, words in items.CHANGES.items() if base))
+    for item in chosen:
+        was = f"  {_short(item.before.text)} →" if item.before else ""
+        print(
+            f"{item.id}  {'right' if item.after.correct else 'wrong'}{was}  {_short(item.after.text)}  [{item.target}]"
+        )
+    return 0
+
+
+def _short(text: str, most: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:

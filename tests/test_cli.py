@@ -202,3 +202,29 @@ def test_a_newer_store_is_said(playground, settings):
     code, _, err = playground("table")
     assert code == 1
     assert "newer version" in err
+
+
+def test_items_are_told_beside_the_base_models_and_filtered(playground, settings):
+    playground("race", *COMMON, "--methods", "zero_shot,patient", "--limit", 5, "--json")
+    code, out, _ = playground("items", 2, "--filter", "both-right", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert len(told) == 5
+    assert {item["change"] for item in told} == {"both-right"}
+    assert told[0]["before"]["correct"] is told[0]["after"]["correct"] is True
+    code, out, _ = playground("items", 2, "--filter", "was-right-is-wrong", "--json")
+    assert (code, json.loads(out)) == (0, [])
+    code, out, _ = playground("items", 2)
+    assert "before: run 1" in out
+    assert "Right before and now: 5" in out
+    code, out, _ = playground("items", 1)
+    assert "no zero-shot run" in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [((99,), "no run 99"), ((1, "--filter", "lost"), "invalid choice")]
+)
+def test_items_of_no_run_or_kind_are_refused(playground, asked, words):
+    code, _, err = playground("items", *asked)
+    assert code == 2
+    assert words in err

@@ -115,6 +115,16 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [*COLUMNS[:split], *extra, *COLUMNS[split:]]
 
 
+def baseline(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The run's "before": the newest finished zero-shot run on the same model, task, data and limit."""
+    found = [
+        other
+        for other in runs
+        if other.method == REFERENCE and other.status == "done" and _setting(other) == _setting(run)
+    ]
+    return max(found, key=lambda other: other.id, default=None)
+
+
 def _setting(run: Run) -> tuple:
     origin = run.provenance
     return run.task, run.model, run.limit, origin.get("data_hash"), origin.get("model_revision")
