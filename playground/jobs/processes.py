@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 
@@ -57,6 +58,33 @@ def end_group(process: int, since: str | None, patience: float = 0.7) -> bool:
         return _wait_gone(process, since, 1.0)
     _signal_group(process, signal.SIGKILL)  # children that did not listen
     return True
+
+
+def memory_kills() -> int | None:
+    """How many processes the system has killed for want of memory; None where it does not say.
+
+    Counted in this process's own control group where it can be seen (version 2, then 1), else on the machine.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    groups = {kinds: place for _, kinds, place in (line.split(":", 2) for line in lines)}
+    files = (
+        Path(f"/sys/fs/cgroup{groups.get('', '/')}", "memory.events"),
+        Path("/sys/fs/cgroup/memory.events"),
+        Path(f"/sys/fs/cgroup/memory{groups.get('memory', '/')}", "memory.oom_control"),
+        Path("/proc/vmstat"),
+    )
+    return next((count for file in files if (count := _counted(file, "oom_kill")) is not None), None)
+
+
+def _counted(file: Path, name: str) -> int | None:
+    try:
+        words = (line.split() for line in file.read_text().splitlines())
+    except OSError:
+        return None
+    return next((int(line[1]) for line in words if len(line) == 2 and line[0] == name), None)
 
 
 def _signal_group(process: int, number: int) -> None:

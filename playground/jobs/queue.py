@@ -32,6 +32,7 @@ TICK = 0.2  # seconds between two looks at the queue
 SWEEP = 2.0  # seconds between two looks for runs whose process is gone
 COURTESY = 5.0  # seconds that a free device waits for the process whose run is first
 LOST = "Its process ended without a word while it was running. Resume it to go on from its last checkpoint."
+LOWER = "Lower the batch size or the maximum length, choose a smaller model, or close other programs."
 CLOSED = "The playground was closed while it was running. Resume it to go on from its last checkpoint."
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Queue:
         self.check_model = check_model
         self.identity = processes.identity(uuid.uuid4().hex[:6])
         self._job: tuple[int, subprocess.Popen] | None = None
+        self._memory_kills: int | None = None  # of the whole system, when the present job was started
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -304,14 +306,24 @@ class Queue:
 
     def _reason(self, run_id: int, code: int) -> str:
         if code == -signal.SIGKILL:
-            return (
-                "The run's process was killed by the system, probably out of memory. Lower the batch size or"
-                " the length, choose a smaller model, or close other programs."
-            )
+            return self._killed(run_id)
         words = local.last_words(self.settings, run_id)
         ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         return f"The run's process ended {ended} without a result." + (
             f" Last words: {words}" if words else ""
+        )
+
+    def _killed(self, run_id: int) -> str:
+        """Nobody but the system tells why it killed a process: by counting those it killed for memory."""
+        before, now = self._memory_kills, processes.memory_kills()
+        points = [event.data for event in self.store.events(run_id, kinds={"metric"})]
+        held = next((p["value"] for p in reversed(points) if p["name"] == "train_memory_bytes"), None)
+        last = f" It last held {held / 1e9:.2f} GB." if held else ""
+        if before is not None and now is not None and now > before:
+            return f"Out of memory: the system killed the run's process.{last} {LOWER} Then start it again."
+        return (
+            f"The run's process was killed by the system or by hand, possibly out of memory.{last} Resume it to go "
+            f"on from its last checkpoint; if that happens again: {LOWER[0].lower()}{LOWER[1:]}"
         )
 
     def _start_next(self) -> None:
@@ -350,6 +362,7 @@ class Queue:
         try:
             if self.release:
                 self.release()
+            self._memory_kills = processes.memory_kills()
             process = local.launch(run, self.settings, lock)
         except (OSError, PlaygroundError) as error:
             self.store.finish(run.id, "failed", f"The run could not be started: {error}.")

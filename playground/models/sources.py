@@ -139,6 +139,31 @@ def whole(folder: Path) -> bool:
     return all(_full_length(folder / name) for name in names)
 
 
+def refuse_foreign(folder: Path, title: str) -> None:
+    """Refuse a model's folder in which transformers would open more than its config and its safetensors.
+
+    An adapter beside the weights would be put into the model unasked, and read from a pickle where it is one;
+    a config may name a weight file of its own.
+
+    Raises:
+        ModelUnavailable: says what is in the way.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ModelUnavailable(
+            f"{title} has an adapter (adapter_config.json) in its folder, which would change the base model "
+            "unseen. Use the base model itself, or a folder into which the adapter was merged."
+        )
+    try:
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        return  # whoever reads the model says what is wrong with its config
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise ModelUnavailable(
+            f"{title} wants its weights read from {named}, which is not safetensors. Pickled weights can run "
+            "code and are not loaded here."
+        )
+
+
 class _Unreachable(Exception):
     """A source cannot be asked now; the next one may still serve."""
 

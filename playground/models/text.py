@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
@@ -370,6 +371,7 @@ def load(
         InvalidInput: the settings name a device that is not here.
     """
     folder = folder or sources.locate(model, settings)
+    sources.refuse_foreign(folder, model.title)
     chosen = devices.choose(settings)
     torch.set_num_threads(chosen.threads)
     transformers_logging.disable_progress_bar()
@@ -379,7 +381,7 @@ def load(
         network = _network(folder, chosen, quantization).eval()
     except torch.OutOfMemoryError as error:
         raise _too_little_memory(error) from error
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise ModelUnavailable(f"{model.title} cannot be read as a language model: {error}") from error
     return LanguageModel(
         model=network,

@@ -222,7 +222,7 @@ def test_delete_takes_everything_but_not_while_it_runs(queue, store, settings, e
         ("memory", "Out of memory: lower"),
         ("torch_memory", "Out of memory: lower"),
         ("enospc", "disk is full"),
-        ("sigkill", "killed by the system, probably out of memory"),
+        ("sigkill", "killed by the system or by hand, possibly out of memory"),
         ("exit", "with code 3 without a result. Last words: the library gave up"),
     ],
 )
@@ -240,6 +240,41 @@ def test_kill_9_of_the_worker_leaves_a_failed_run_and_a_working_queue(queue, sto
     os.kill(run.process, signal.SIGKILL)
     assert "killed by the system" in ended(run.id).error
     assert ended(submit(queue).id).status == "done"
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_is_told_so(queue, ended, monkeypatch):
+    counts = iter([4, 5])  # at its start, at its end
+    monkeypatch.setattr(processes, "memory_kills", lambda: next(counts))
+    run = ended(submit(queue, way="sigkill").id)
+    assert run.status == "failed"
+    assert run.error.startswith("Out of memory: the system killed the run's process.")
+    assert "Lower the batch size" in run.error
+
+
+def test_a_worker_killed_by_hand_is_not_called_out_of_memory(queue, ended, monkeypatch):
+    monkeypatch.setattr(processes, "memory_kills", lambda: 4)
+    error = ended(submit(queue, way="sigkill").id).error
+    assert "possibly out of memory" in error
+    assert "Resume it to go on from its last checkpoint" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "count"),
+    [
+        ("memory.events", "low 0\nhigh 0\noom 3\noom_kill 2\noom_group_kill 0\n", 2),
+        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n", 7),
+        ("other", "nr_free_pages 1\n", None),
+    ],
+)
+def test_the_systems_count_of_kills_is_read(tmp_path, name, text, count):
+    (tmp_path / name).write_text(text)
+    assert processes._counted(tmp_path / name, "oom_kill") == count
+    assert processes._counted(tmp_path / "missing", "oom_kill") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says how often it killed for memory")
+def test_this_system_counts_its_kills():
+    assert processes.memory_kills() >= 0
 
 
 _PAGE = """
