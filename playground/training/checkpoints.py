@@ -30,7 +30,8 @@ class State:
 
     ``fingerprint`` names plan, data and shapes: a checkpoint of another training is not used.
     ``seconds`` and ``tokens`` count from the first start. ``best_loss`` is the lowest dev loss,
-    ``waited`` the evaluations since then. ``history`` holds (step, dev loss).
+    ``waited`` the evaluations since then. ``history`` holds (step, dev loss). ``mixed`` is whether products
+    are computed in bfloat16 (None = not decided yet).
     """
 
     fingerprint: str
@@ -44,6 +45,7 @@ class State:
     train_loss: float | None = None
     dev_loss: float | None = None
     history: list[list[float]] | None = None
+    mixed: bool | None = None
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -279,13 +279,13 @@ class _Training:
         torch.manual_seed(self.plan.seed)
         self.packed = can_pack(self.model, self.examples, self.dtype)
         yield Event.log(self._layout())
+        yield from self._resume() if resume else self._fresh()
         with self._products() as layers:
             if layers:
                 yield Event.log(f"{layers} linear layers multiply in bfloat16, which is faster on this CPU.")
-            return (yield from self._train(resume))
+            return (yield from self._train())
 
-    def _train(self, resume: bool) -> Generator[Event, None, TrainingResult]:
-        yield from self._resume() if resume else self._fresh()
+    def _train(self) -> Generator[Event, None, TrainingResult]:
         self.model.train()
         if self.plan.threads is not None and self.device.type == "cpu":
             yield Event.log(self._set_threads())
@@ -410,9 +410,13 @@ class _Training:
         return loss, sum(row.tokens for row in rows)
 
     def _products(self):
-        """The context in which linear layers multiply in bfloat16; gives how many do."""
-        wanted = mixed.pays(self.device) if self.plan.mixed is None else self.plan.mixed
-        if not wanted or self.plan.autocast or self.dtype != torch.float32:
+        """The context in which linear layers multiply in bfloat16; gives how many do.
+
+        A resumed training goes on as it began: timed again, the choice may be another on a busy machine.
+        """
+        if self.state.mixed is None:
+            self.state.mixed = mixed.pays(self.device) if self.plan.mixed is None else self.plan.mixed
+        if not self.state.mixed or self.plan.autocast or self.dtype != torch.float32:
             return nullcontext(0)
         return mixed.half_products(self.model)
 
@@ -547,4 +551,12 @@ _FREE = {"threads", "checkpoint_seconds", "pack_tokens"}
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = (
+        "can't allocate memory",
+        "out of memory",
+        "not enough memory",
+        "ALLOC_FAILED",
+    )  # CPU, CUDA, Windows
+    return any(part in str(error) for part in words)

@@ -93,7 +93,9 @@ def test_an_adapter_in_the_models_folder_is_refused(tiny_folder, settings, evil)
 
 def test_a_config_that_names_pickled_weights_is_refused(tiny_folder, settings, evil):
     config = json.loads((tiny_folder / "config.json").read_text())
-    (tiny_folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "adapter_model.bin"}))
+    (tiny_folder / "config.json").write_text(
+        json.dumps(config | {"transformers_weights": "adapter_model.bin"})
+    )
     (tiny_folder / "adapter_model.bin").write_bytes(evil[0])
     with pytest.raises(ModelUnavailable, match="adapter_model.bin, which is not safetensors"):
         load(tiny_folder, settings)
@@ -112,10 +114,14 @@ def test_no_code_of_ours_reads_a_pickle():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                found += [path.name] * any(name.split(".")[0] in {"pickle", "joblib", "dill"} for name in names)
+                found += [path.name] * any(
+                    name.split(".")[0] in {"pickle", "joblib", "dill"} for name in names
+                )
             elif isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                unpickles = [k for k in node.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
+                unpickles = [
+                    k for k in node.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+                ]
                 unsafe = called == "torch.load" and "starter" not in path.parts
                 found += [f"{path.name}: {called}"] * bool(unpickles or unsafe)
     assert found == []

@@ -14,7 +14,7 @@ from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.training import checkpoints
 from playground.training.batches import Example
-from playground.training.text import Plan, evaluate_loss, fit, train
+from playground.training.text import Plan, evaluate_loss, fit, row_loss, train
 
 PLAN = Plan(
     mixed=False, epochs=6, batch_size=4, learning_rate=3e-3, threads=None, checkpoint_seconds=1e9, evals=3
@@ -92,6 +92,23 @@ def test_resumed_training_equals_an_undisturbed_one(make_model, make_examples, t
     assert again.tokens == result.tokens
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_a_resumed_training_keeps_its_precision_though_another_is_faster_now(
+    make_model, make_examples, tmp_path, drain, monkeypatch
+):
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0, mixed=None)
+    examples = make_examples(16)
+    monkeypatch.setattr("playground.training.mixed.pays", lambda _: True)
+    events, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path / "whole"))
+    stop_after(train(with_lora(make_model()), examples, [], plan, tmp_path / "cut"), 7)
+    monkeypatch.setattr("playground.training.mixed.pays", lambda _: False)
+    more, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path / "cut", resume=True))
+    plain, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path / "plain"))
+    wanted, other = dict(values(events, "train_loss")), dict(values(plain, "train_loss"))
+    resumed = dict(values(more, "train_loss"))
+    assert resumed == pytest.approx({step: wanted[step] for step in resumed}, rel=1e-6)
+    assert resumed != pytest.approx({step: other[step] for step in resumed}, rel=1e-6)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_model, make_examples, tmp_path, drain):
@@ -173,6 +190,39 @@ def test_out_of_memory_says_what_to_lower(make_model, make_examples, tmp_path):
 
     with pytest.raises(OutOfMemory, match="batch size 4"):
         list(train(with_lora(make_model()), make_examples(), [], PLAN, tmp_path, samples=full))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 16 GiB"
+        ),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"
+        ),
+        MemoryError(),
+    ],
+)
+def test_every_way_of_running_out_of_memory_is_told_alike(
+    make_model, make_examples, tmp_path, monkeypatch, error
+):
+    model = with_lora(make_model())
+    passes = []
+
+    def forward(model, row):
+        passes.append(row)
+        if len(passes) == 3:
+            raise error
+        return row_loss(model, row)
+
+    monkeypatch.setattr("playground.training.text.row_loss", forward)
+    with pytest.raises(
+        OutOfMemory, match="Out of memory while training with batch size 4 .* Lower the batch size"
+    ):
+        list(train(model, make_examples(), [], PLAN, tmp_path))
 
 
 def test_other_errors_are_not_called_out_of_memory(make_model, make_examples, tmp_path):

@@ -29,7 +29,11 @@ def _save_often():
     from playground.methods.parametric import Parametric
 
     plan = Parametric.plan
-    Parametric.plan = lambda *given, **more: replace(plan(*given, **more), checkpoint_seconds=0.0)
+    Parametric.plan = lambda *given, **more: replace(
+        plan(*given, **more),
+        checkpoint_seconds=0.0,
+        mixed=False,  # not timed: two runs are compared
+    )
 
 
 if "playground.jobs.worker" in sys.orig_argv:
