@@ -61,33 +61,34 @@ def test_running_out_of_memory_outside_the_training_says_what_to_lower_too():
     )
 
 
-@pytest.mark.parametrize("way", ["kill", "stop"])
-def test_a_run_that_was_cut_short_ends_as_an_undisturbed_one(
-    way, limited, queue, settings, store, model, words, ended, eventually
+def test_a_run_killed_and_then_stopped_by_hand_ends_as_an_undisturbed_one(
+    limited, queue, settings, store, model, words, ended, eventually
 ):
     limited.setenv("TEST_SAVE_OFTEN", "1")
     params = {"epochs": 4, "dropout": 0.1, "weight_decay": 0.01}  # 40 steps
-    whole = ended(queue.submit("lora", params, words, model, limit=2).id, 120)
+    whole = ended(queue.submit("lora", params, words, model, limit=2).id, 300)
     run = queue.submit("lora", params, words, model, limit=2)
 
-    def midway():
+    def reached(step):
         now = store.get(run.id)
-        return now.status == "running" and max(_curve(store, run.id), default=0) >= 12 and now
+        return now.status == "running" and max(_curve(store, run.id), default=0) >= step and now
 
-    if way == "kill":
-        os.kill(eventually(midway, 120).process, signal.SIGKILL)
-    else:
-        eventually(midway, 120)
-        queue.cancel(run.id)
-    assert ended(run.id).status == {"kill": "failed", "stop": "cancelled"}[way]
-    cut = store.last_event()
+    os.kill(eventually(lambda: reached(12), 300).process, signal.SIGKILL)
+    assert ended(run.id).status == "failed"
+    killed = store.last_event()
     queue.resume(run.id)
-    again = ended(run.id, 120)
+    eventually(lambda: reached(24), 300)
+    queue.cancel(run.id)
+    stopped = store.last_event()
+    queue.resume(run.id)
+    again = ended(run.id, 300)
     assert (whole.status, again.status, again.error) == ("done", "done", None)
-    resumed = _curve(store, run.id, cut)
-    assert min(resumed) > 1 and max(resumed) == 40  # from a checkpoint, not from the start
     wanted = _curve(store, whole.id)
-    assert resumed == pytest.approx({step: wanted[step] for step in resumed}, rel=1e-6)
+    for cut, step in ((killed, 12), (stopped, 24)):
+        resumed = _curve(store, run.id, cut)
+        assert min(resumed) >= step  # from a checkpoint, not from the start
+        assert resumed == pytest.approx({step: wanted[step] for step in resumed}, rel=1e-6)
+    assert max(resumed) == 40
     for name in ("train_loss", "dev_loss", "quality", "retention_divergence"):
         assert again.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5), name
     for one, other in zip(_weights(settings, whole.id), _weights(settings, run.id), strict=True):

@@ -21,7 +21,7 @@ def session(tmp_path):
     opened.store.close()
 
 
-def file_run(session, method, right, count=45, task="support-desk", end="done"):
+def file_run(session, method, right, count=45, task="support-desk", end="done", **metrics):
     """A run whose item n is right where ``right(n)``."""
     filing = Filing(key=f"{method}{id(right)}", method=method, params={}, model="smollm2-135m", task=task)
     run = session.store.submit(filing)
@@ -34,7 +34,7 @@ def file_run(session, method, right, count=45, task="support-desk", end="done"):
         )
         for n in range(count)
     ]  # fmt: skip
-    session.store.append(run.id, answers)
+    session.store.append(run.id, [*answers, *(Event.metric(*result) for result in metrics.items())])
     session.store.finish(run.id, end)
     return run.id
 
@@ -162,3 +162,19 @@ def test_a_step_taken_again_after_a_resume_counts_as_it_went_last():
     assert curves_of([*events, metric("train_loss", None, 4)]) == {
         "train_loss": [(1, 3.0), (2, 2.5), (3, 1.0)]
     }
+
+
+def test_forgetting_stands_in_the_table_and_the_kept_step_on_the_card(session, runs):
+    from playground.results import comparison
+    from playground.ui.components import run_card, table
+
+    def measured(**values):
+        right = lambda n: True  # noqa: E731 - a key of its own for each run
+        return session.store.get(file_run(session, "lora", right, count=1, **values))
+
+    stopped = measured(retention_divergence=0.4213, retention_accuracy_change=-0.0625, steps=80, kept_step=60)
+    drawn = table.table(comparison.rows([stopped]), {stopped.id: stopped}, {})
+    assert "Forgetting" in drawn and "0.421 nats" in drawn and "general knowledge -6.2 pp" in drawn
+    assert "The weights of step 60 are kept" in run_card.card(session, stopped)
+    assert run_card.kept(measured(steps=80, kept_step=80)) == ""
+    assert run_card.kept(session.store.get(runs[0])) == ""
