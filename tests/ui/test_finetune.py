@@ -14,7 +14,7 @@ from playground.methods.registry import method
 from playground.results.runs import Filing
 from playground.settings import Settings
 from playground.ui import build, form
-from playground.ui.components import sweep_view
+from playground.ui.components import live, sweep_view
 from playground.ui.panels import chat
 from playground.ui.tabs import finetune
 from playground.ui.tabs.finetune import Look
@@ -80,24 +80,9 @@ def test_the_shown_runs_events_are_read_once(session, monkeypatch):
     events = session.store.events
     monkeypatch.setattr(session.store, "events", lambda *a, **k: read.append(a) or events(*a, **k))
     look = Look.at(session, "lora")
-    assert look.lane(session) and finetune.curves_of(look.events)
+    assert look.lane(session) and live.live(look.told)
     finetune.samples_of(look.events)
     assert len(read) == 1
-
-
-def test_curves_show_what_was_told_and_nothing_else(session):
-    trained = run(session, "a", curve=[1.5, 0.5])
-    shown = finetune.curves_of(Look.at(session, "lora").events)
-    assert "Train loss" in shown
-    assert "Dev loss" not in shown
-    assert "Tokens per second" not in shown
-    assert "Memory" not in shown
-    assert trained.status == "done"
-
-
-def test_memory_is_drawn_where_it_was_measured():
-    events = [Event.metric("train_memory_bytes", 5e8 + step, step=step) for step in range(3)]
-    assert "Memory, MB <b>500</b>" in finetune.curves_of(events)
 
 
 def test_samples_are_text_and_keep_their_stages():

@@ -7,21 +7,20 @@ from typing import Any
 
 import gradio as gr
 
-from playground.data import tasks
 from playground.errors import QueueError
 from playground.events import Event
 from playground.jobs import sweep
 from playground.methods import presets
 from playground.methods.base import Method
 from playground.methods.registry import method
-from playground.models import catalogue
 from playground.results.comparison import text as shown_value
 from playground.results.runs import ACTIVE, FINISHED, Run
 from playground.ui import form
-from playground.ui.components import charts, run_card, sweep_view
+from playground.ui.components import live as training
+from playground.ui.components import run_card, sweep_view
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
-from playground.ui.panels import chat, explainer
+from playground.ui.panels import before, chat, explainer, export, items
 from playground.ui.session import Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
 
@@ -31,7 +30,6 @@ SWEEP_ITEMS = "20"  # test items of each run of a sweep, unless one says otherwi
 NONE = ""
 SOON = 0.2  # seconds
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
-CURVES = ("train_loss", "dev_loss", "learning_rate", "train_tokens_per_second", "train_memory_bytes")
 
 
 def build(session: Session, technique: Method, tab: gr.Tab, pulse: gr.Textbox, known: gr.Textbox) -> None:
@@ -167,9 +165,8 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     problem = gr.HTML()
     with gr.Row(elem_classes="pg-buttons"):
         begin = gr.Button("Start training", variant="primary", size="lg", elem_id=f"{name}-start")
-        guess = gr.Button("Estimate", size="lg", elem_id=f"{name}-guess")
-    card = gr.HTML(elem_id=f"{name}-estimate")
     inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
+    before.build(session, name, inputs)
     _sweep_fold(session, fields, inputs, live)
 
     def start(**values):
@@ -182,20 +179,9 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
             return notice(sentence(error), "bad"), gr.skip()
         return notice(f"Run #{run.id} is in the queue.", "good"), Look.at(session, name).lane(session)
 
-    def estimate(**values):
-        try:
-            return estimate_card(session, fields, values)
-        except Exception as error:
-            return notice(sentence(error), "bad")
-
     told, verdict = fields.guard(begin, inputs, problem, session.settings)
     told.then(
         start, inputs_kwargs=inputs, outputs=[problem, live.card], validator=verdict, concurrency_limit=None, **QUICK
-    )  # fmt: skip
-    told, verdict = fields.guard(guess, inputs, card, session.settings)
-    told.then(
-        estimate, inputs_kwargs=inputs, outputs=card, validator=verdict, concurrency_limit=1,
-        api_visibility="private", show_progress="minimal",
     )  # fmt: skip
     preset.input(
         lambda chosen: [why(name, chosen), *fields.filled(values_of(name, chosen))],
@@ -351,7 +337,7 @@ class Live:
                 look.lane(session),
                 gr.update(visible=look.run is not None and look.run.status in ACTIVE),
                 gr.update(visible=over is not None, value=f"Resume #{over.id}" if over else "Resume"),
-                curves_of(look.events),
+                training.live(look.told),
                 samples_of(look.events),
                 sweep_view.show(found) if found else "",
                 gr.update(visible=found is not None and found.active),
@@ -394,6 +380,12 @@ class Look:
             if past.status == "running" or any(_on_curve(event) for event in events):
                 return cls(run, past, events)
         return cls(run, None, [])
+
+    @property
+    def told(self) -> list[Event]:
+        """The events of the shown run, with the last word on how far it is."""
+        now = self.curves.progress if self.curves else None
+        return [*self.events, Event("progress", now)] if now else list(self.events)
 
     def lane(self, session: Session) -> str:
         """The run's card, and which run the curves below it are of where that is another one."""
@@ -446,32 +438,6 @@ def sweep_html(session: Session, method_id: str) -> str:
     return sweep_view.show(found) if found else ""
 
 
-def curves_of(events: Sequence[Event]) -> str:
-    """Losses over steps; below them learning rate, speed and memory, where they were told."""
-    points: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
-    for event in events:
-        if event.kind == "metric" and event.data["name"] in points:
-            step, value = event.data.get("step"), event.data["value"]
-            if step is not None and value is not None:
-                points[event.data["name"]].append((step, value))
-    losses = [
-        charts.Line("Train loss", points["train_loss"], "one"),
-        charts.Line("Dev loss", points["dev_loss"], "two"),
-    ]
-    memory = [(step, value / 1e6) for step, value in points["train_memory_bytes"]]
-    others = [
-        charts.lines([charts.Line(name, values, "one")], "Step", name)
-        for name, values in (
-            ("Learning rate", points["learning_rate"]),
-            ("Tokens per second", points["train_tokens_per_second"]),
-            ("Memory, MB", memory),
-        )
-    ]
-    drawn = "".join(other for other in others if other)
-    below = f'<div class="pg-pair pg-small-charts">{drawn}</div>' if drawn else ""
-    return charts.lines(losses, "Step", "Loss") + below
-
-
 def samples_of(events: Sequence[Event]) -> str:
     """Answers to the same dev items before, during and after training."""
     items: dict[str, dict] = {}
@@ -502,6 +468,10 @@ def _panels(session: Session, method_id: str, run: gr.Number, pulse: gr.Textbox)
     """What can be done with the finished run in ``run``; and what the method does."""
     with gr.Column(elem_classes="pg-panel"):
         chat.build(session, run, method_id)
+    with gr.Column(elem_classes="pg-panel"):
+        items.build(session, run, pulse)
+    with gr.Column(elem_classes="pg-panel"):
+        export.build(session, run, pulse)
     if method_id in LOW_RANK:
         with gr.Column(elem_classes="pg-panel"):
             explainer.spectra(session, run, method_id)
@@ -521,35 +491,3 @@ def run_words(session: Session, run: Run) -> str:
     """A finished run in a list: "#12 · Support desk · 87.5 %"."""
     quality = shown_value(run.metrics.get("quality"), "")
     return " · ".join(part for part in (f"#{run.id}", session.task_title(run.task), quality) if part)
-
-
-# Before the start
-
-
-def estimate_card(session: Session, fields: form.Form, values: dict) -> str:
-    """What training would take; counts are exact, memory and time estimated."""
-    params = fields.method.Params.parse({name: values[name] for name in fields.fields})
-    chosen = tasks.task(values["task"], session.settings)
-    entry = catalogue.model((values["model"] or "").strip(), session.settings)
-    speed = measured_speed(session, fields.method.id, entry.id)
-    told = fields.method.estimate(params, chosen, entry, session.settings, tokens_per_second=speed)
-    share = told.trainable_parameters / told.total_parameters
-    parts = facts(
-        (
-            ("Steps", f"{told.steps:,}"),
-            ("Examples", f"{told.examples:,}" + (f", {told.left_out} too long" if told.left_out else "")),
-            ("Trainable", f"{told.trainable_parameters:,} ({shown_value(share, '')})"),
-            ("Memory, estimated", shown_value(told.memory.total, "B")),
-            ("Adapter on disk", shown_value(told.memory.adapter, "B")),
-            ("Time, estimated", shown_value(told.seconds, "s")),
-        )
-    )
-    note = "" if speed else '<p class="pg-muted">Time: not known until this model was trained here once.</p>'
-    return f'<section class="pg-estimate"><h4>Before you start</h4>{parts}{note}</section>'
-
-
-def measured_speed(session: Session, method_id: str, model: str) -> float | None:
-    """Tokens per second of the method's newest finished training with this model on this machine."""
-    runs = session.runs(method=method_id, status="done")
-    speeds = (run.metrics.get("train_tokens_per_second") for run in runs if run.model == model)
-    return next((speed for speed in speeds if speed), None)
