@@ -53,6 +53,15 @@ class TrainingParams(Params):
     weight_decay: float = parameter(
         0.0, "Weight decay", "Pulls the trained weights towards zero.", minimum=0, maximum=1, advanced=True
     )
+    embedding_noise: float = parameter(
+        0.0,
+        "Embedding noise",
+        "NEFTune's α: noise on the tokens' embeddings while training, against learning few examples by heart.",
+        minimum=0,
+        maximum=100,
+        step=1,
+        advanced=True,
+    )
     max_length: int = parameter(
         512,
         "Maximum length",
@@ -155,6 +164,7 @@ class Parametric(Method):
             schedule=params.schedule,
             warmup=params.warmup,
             weight_decay=params.weight_decay,
+            noise=params.embedding_noise,
             max_length=params.max_length,
             seed=seed,
             patience=params.patience or None,

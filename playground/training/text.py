@@ -23,6 +23,7 @@ from playground.models.quantise import numbers
 from playground.training import checkpoints, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
+from playground.training.noise import embedding_noise
 from playground.training.saving import clear_leftovers
 
 REPORTS = 100  # points of the train-loss curve of a run
@@ -32,6 +33,8 @@ WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writ
 @dataclass(frozen=True)
 class Plan:
     """How to train. ``learning_rate`` is the highest one; ``warmup`` the share of steps leading up to it.
+
+    ``noise`` is NEFTune's α (playground.training.noise).
 
     One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
@@ -51,6 +54,7 @@ class Plan:
     warmup: float = 0.1
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
+    noise: float = 0.0
     max_length: int = 512
     seed: int = 0
     evals: int = 4
@@ -280,7 +284,7 @@ class _Training:
         self.packed = can_pack(self.model, self.examples, self.dtype)
         yield Event.log(self._layout())
         yield from self._resume() if resume else self._fresh()
-        with self._products() as layers:
+        with self._products() as layers, embedding_noise(self.model, self.plan.noise, self._mean_length()):
             if layers:
                 yield Event.log(f"{layers} linear layers multiply in bfloat16, which is faster on this CPU.")
             return (yield from self._train())
@@ -298,6 +302,9 @@ class _Training:
         if told := self._stopped(result):
             yield Event.log(told)
         return result
+
+    def _mean_length(self) -> float:
+        return sum(len(example.ids) for example in self.examples) / len(self.examples)
 
     def _layout(self) -> str:
         prefix = shared_prefix(self.examples)
