@@ -161,10 +161,10 @@ def test_of_large_checkpoints_one_is_kept_and_the_last_step_has_none(
 def test_slow_writing_makes_checkpoints_rarer(make_model, make_examples, tmp_path, monkeypatch):
     write, steps = checkpoints.save, []
 
-    def slow(folder, state, model, optimizer):
+    def slow(folder, state, *rest):
         steps.append(state.step)
         time.sleep(0.05)
-        return write(folder, state, model, optimizer)
+        return write(folder, state, *rest)
 
     monkeypatch.setattr(checkpoints, "save", slow)
     plan = dataclasses.replace(PLAN, checkpoint_seconds=1e-6)
