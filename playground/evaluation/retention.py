@@ -279,11 +279,16 @@ def _forward(model: "LanguageModel", batch: Sequence[tuple[int, ...]]) -> torch.
 
 
 def _key(model: "LanguageModel") -> str:
-    quantization = getattr(model.model.config, "quantization_config", None)
-    if quantization is not None and not isinstance(quantization, dict):
-        quantization = quantization.to_dict()
-    parts = [FORMAT, TOP, model.revision, str(model.dtype), model.device.type, quantization, probes().digest]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    parts = [
+        FORMAT,
+        TOP,
+        model.revision,
+        str(model.dtype),
+        model.device.type,
+        model.quantization,
+        probes().digest,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _write(path: Path, distributions: dict[int, dict[str, torch.Tensor]], facts: dict[str, Any]) -> None:

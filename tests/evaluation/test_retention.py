@@ -146,8 +146,7 @@ def test_a_damaged_reference_is_made_anew(model, settings):
 def test_a_reference_belongs_to_revision_type_quantisation_and_probes(model, monkeypatch):
     keys = {retention._key(model), retention._key(replace(model, revision="other"))}
     keys.add(retention._key(replace(model, dtype=torch.bfloat16)))
-    model.model.config.quantization_config = {"load_in_4bit": True}
-    keys.add(retention._key(model))
+    keys.add(retention._key(replace(model, quantization="nf4")))
     found = replace(retention.probes(), digest="changed")
     monkeypatch.setattr(retention, "probes", lambda: found)
     keys.add(retention._key(model))
