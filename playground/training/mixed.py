@@ -1,7 +1,8 @@
 """Mixed precision on a CPU: the linear layers' products in bfloat16, everything else in float32.
 
 Newer CPUs multiply bfloat16 about twice as fast as float32 (AVX512-BF16, AMX), older ones many times
-slower, so the choice is made by a timed product (``playground.models.device.cpu_speed``). As in
+slower, so the processor's instructions decide: a timed product would choose now so, now so on a busy
+machine, and one seed would give two results. As in
 Micikevicius et al. 2018 (arXiv:1710.03740) the weights that are trained, their gradients and the
 optimiser stay in float32. The output head stays in float32, too: it sees answer tokens only.
 """
@@ -13,17 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from playground.models.device import cpu_speed
 from playground.models.quantise import quantised
 
 HALF = torch.bfloat16
-GAIN = 1.5  # bfloat16 products must be so many times faster
 THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
 
 
 def pays(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 so much faster that it is worth the rounding."""
-    return device.type == "cpu" and cpu_speed("bfloat16") > GAIN * cpu_speed("float32")
+    """Whether this is a CPU with instructions of its own for products in bfloat16."""
+    # PyTorch has no public question for it
+    return device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 @contextmanager

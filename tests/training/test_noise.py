@@ -17,7 +17,7 @@ def test_noise_has_the_papers_size_and_is_uniform():
     network = language_model().model.train()
     exact = embedded(network)
     with embedding_noise(network, 5.0, 12.5):
-        noise = torch.stack([embedded(network) - exact for _ in range(200)])
+        noise = torch.stack([embedded(network) - exact for _ in range(200)]).detach()
     size = 5.0 / (12.5 * 32) ** 0.5
     assert noise.abs().max() == pytest.approx(size, rel=1e-2)
     assert noise.std() == pytest.approx(size / 3**0.5, rel=1e-2)
