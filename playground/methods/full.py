@@ -23,7 +23,17 @@ class FullParams(TrainingParams):
         minimum=1e-7,
         maximum=1.0,
     )
-    epochs: int = parameter(4, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
+    epochs: int = parameter(5, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
+    batch_size: int = parameter(4, "Batch size", "Examples computed at once.", minimum=1, maximum=256)
+    embedding_noise: float = parameter(
+        5.0,
+        "Embedding noise",
+        "NEFTune's α: noise on the tokens' embeddings while training, against learning few examples by heart.",
+        minimum=0,
+        maximum=100,
+        step=1,
+        advanced=True,
+    )
 
 
 class Full(Parametric):

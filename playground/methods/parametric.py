@@ -34,7 +34,13 @@ class TrainingParams(Params):
         1e-3, "Learning rate", "The highest one; it rises to it and falls again.", minimum=1e-7, maximum=1.0
     )
     epochs: int = parameter(5, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
-    batch_size: int = parameter(4, "Batch size", "Examples computed at once.", minimum=1, maximum=256)
+    batch_size: int = parameter(
+        2,
+        "Batch size",
+        "Examples computed at once: few make many small steps, which learn more from little data.",
+        minimum=1,
+        maximum=256,
+    )
     gradient_accumulation: int = parameter(
         1, "Gradient accumulation", "Batches added up before one step.", minimum=1, maximum=256, advanced=True
     )
