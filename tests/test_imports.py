@@ -32,7 +32,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "results": ({"results"}, set()),
     "jobs": ({"jobs", "methods", "results", "data"} | LIGHT_MODELS, WORK),
     "ui": ({"ui", "jobs", "results", "methods", "data"} | LIGHT_MODELS, WORK),
-    "cli": ({"jobs", "results", "methods", "data"} | LIGHT_MODELS, WORK),
+    "cli": ({"cli", "jobs", "results", "methods", "data"} | LIGHT_MODELS, WORK),
     "starter": ({"starter"}, set()),
     "__main__": ({"cli"}, set()),
 }

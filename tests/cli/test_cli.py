@@ -15,7 +15,7 @@ from playground.jobs import local, processes
 from playground.jobs.queue import Queue
 from playground.results.runs import RunStore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
