@@ -11,6 +11,7 @@ from playground.errors import InvalidInput, QueueError
 from playground.jobs.queue import Queue
 from playground.methods.base import FieldSpec
 from playground.methods.registry import method
+from playground.results.comparison import REFERENCE
 from playground.results.runs import ACTIVE, Filing, Run, RunStore
 
 PREFIX = "sweep-"  # how a sweep's group begins; any other group is a race
@@ -148,8 +149,8 @@ def _loss(run: Run) -> float | None:
 
 
 def sweep(store: RunStore, group: str) -> Sweep:
-    """The sweep of that group, its runs in the order of their filing."""
-    runs = sorted(store.list(group=group), key=lambda run: run.id)
+    """The sweep of that group, its runs in the order of their filing; the run they are compared with is none of them."""
+    runs = sorted((run for run in store.list(group=group) if run.method != REFERENCE), key=lambda run: run.id)
     names = [
         name
         for name in (runs[0].params if runs else ())

@@ -76,8 +76,10 @@ def test_without_names_the_usual_methods_race(playground, store):
 def test_a_sweep_prints_its_rows_and_the_best_by_dev_loss(playground, store):
     given = ("--set", "steps=1,4,2", "--set", "pause=0.001", "--limit", 3)
     code, out, _ = playground("sweep", "--method", "patient", *COMMON, *given, "--json")
-    *rows, last = [json.loads(line) for line in out.splitlines()]
+    before, *rows, last = [json.loads(line) for line in out.splitlines()]
     assert code == 0
+    assert before["method"] == "zero_shot"
+    assert {row["difference"] for row in rows} == {0.0}
     assert sorted(row["params"]["steps"] for row in rows) == [1, 2, 4]
     assert {(row["params"]["pause"], row["limit"], row["group"]) for row in rows} == {
         (0.001, 3, last["sweep"])
@@ -105,7 +107,9 @@ def test_presets_are_listed_and_used(playground, monkeypatch, store):
     assert "patient 8b-cuda (untried): steps=3" in out
     code, out, _ = playground("presets", "--method", "patient", "--json")
     assert [entry["name"] for entry in json.loads(out)] == ["135m-cpu", "8b-cuda"]
-    code, out, _ = playground("run", "patient", *COMMON, "--preset", "135m-cpu", "--pause", 0.001, "--json")
+    code, out, _ = playground(
+        "run", "patient", *COMMON, "--preset", "135m-cpu", "--pause", 0.001, "--no-before", "--json"
+    )
     assert code == 0
     assert json.loads(out)["params"] | {"way": "", "loud": ""} == {
         "steps": 2, "pause": 0.001, "way": "", "loud": "",
