@@ -33,6 +33,74 @@ def test_no_result_is_left_out_of_the_table(tables):
             assert row["what"] in README
 
 
+def test_every_technique_and_command_is_named(tables):
+    from playground.cli import COMMANDS
+    from playground.methods.registry import methods
+
+    for method in methods().values():
+        assert f"| {method.title} | `{method.id}` |" in README
+    named = set(re.findall(r"^python -m playground (\S+)", README, re.M))
+    assert named == {command.name for command in COMMANDS}
+
+
+def test_commands_are_those_that_the_parser_takes():
+    from playground.cli import parser
+
+    for line in re.findall(r"^python -m playground (.+)$", README, re.M):
+        parser().parse_args(line.split())
+
+
+def test_without_measured_techniques_there_is_no_table(tables, monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.measured() == ""
+
+
+def spread(mean, low=None, high=None):
+    return {
+        "mean": mean,
+        "low": mean if low is None else low,
+        "high": mean if high is None else high,
+        "sd": None,
+    }
+
+
+def test_measured_techniques_are_a_table(tables, monkeypatch, tmp_path):
+    import json
+
+    run = {"seed": 0, "other_load_cores": 1.25}
+    figures = {
+        "adapt_seconds": spread(61.0, 55.0, 70.0), "adapt_peak_bytes": spread(1.5e9),
+        "stored_bytes": spread(9.8e6), "trainable_parameters": spread(2_442_240),
+    }  # fmt: skip
+    test = {"difference": 0.5, "low": 0.43, "high": 0.57, "p_value": 0.0001}
+    lora = {
+        "title": "LoRA", "runs": [run, run | {"seed": 1}], "against_zero_shot": test,
+        "spread": figures | {"quality": spread(0.5, 0.45, 0.55), "retention_divergence": spread(0.2, 0.1, 0.3)},
+    }  # fmt: skip
+    full = {
+        "title": "Full", "runs": [run], "against_zero_shot": test | {"p_value": 0.25},
+        "spread": figures | {"quality": spread(0.6), "retention_divergence": None},
+    }  # fmt: skip
+    zero = {"quality": 0.0, "adapt_peak_bytes": 4e8, "stored_bytes": 0, "n": 200}
+    body = {
+        "task": "support-desk", "model": "smollm2-135m", "limit": None, "preset": "135m-cpu",
+        "machine": "One, 2 cores", "zero_shot": zero, "methods": [lora, full],
+    }  # fmt: skip
+    (tmp_path / "methods.json").write_text(json.dumps(body))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    lines = tables.measured().splitlines()
+    assert lines[2].startswith("| Zero-shot | 0.0 % |")
+    assert lines[3] == (
+        "| Full (1 seed) | 60.0 % | +50.0 (+43.0 to +57.0), p = 0.250 |  | 61 s (55 s – 70 s) | 1.5 GB | 9.8 MB |"
+        " 2,442,240 |"
+    )
+    assert lines[4].startswith(
+        "| LoRA | 50.0 % (45.0 % – 55.0 %) | +50.0 (+43.0 to +57.0), p < 0.001 | 0.200 ("
+    )
+    assert "all 200 test items" in lines[-1] and "seeds 0, 1:" in lines[-1]
+    assert "up to 1.2 cores busy" in lines[-1]
+
+
 def test_both_commands_stand_in_the_first_screen():
     first = README.split("---", 2)[2].splitlines()[:40]
     assert "pip install -r requirements.txt && python app.py" in first

@@ -10,6 +10,7 @@ RESULTS = Path(__file__).with_name("results")
 sys.path.insert(0, str(ROOT))
 
 from playground.errors import PlaygroundError  # noqa: E402 - the checkout is not an installed package
+from playground.methods.registry import methods  # noqa: E402
 from playground.results.comparison import text as shown  # noqa: E402
 
 
@@ -57,13 +58,108 @@ def race() -> str:
     return "\n".join([*lines, "", f"Accuracy on support-desk, {n:.0f} test items, {body['machine']}.", ""])
 
 
+def measured() -> str:
+    """Every technique with its preset over several seeds as a Markdown table; "" where none was recorded."""
+    path = RESULTS / "methods.json"
+    if not path.is_file():
+        return ""
+    body = json.loads(path.read_text(encoding="utf-8"))
+    zero = body["zero_shot"]
+    lines = [
+        "| Technique | Quality | Against zero-shot (95 % interval, p) | Forgetting, nats/token | Training |"
+        " Peak memory | Stored | Trainable |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"| Zero-shot | {shown(zero['quality'], '')} | | | | {shown(zero['adapt_peak_bytes'], 'B')} |"
+        f" {shown(zero['stored_bytes'], 'B')} | |",
+    ]
+    for one in sorted(body["methods"], key=lambda one: -one["spread"]["quality"]["mean"]):
+        spread, test = one["spread"], one["against_zero_shot"]
+        cells = [
+            f"{one['title']}{_seeds(one, body)}",
+            _range(spread["quality"], ""),
+            f"{_points(test['difference'])} ({_points(test['low'])} to {_points(test['high'])}), {_p(test['p_value'])}",
+            _range(spread["retention_divergence"], "nats").replace(" nats", ""),
+            _range(spread["adapt_seconds"], "s"),
+            shown(_mean(spread["adapt_peak_bytes"]), "B"),
+            shown(_mean(spread["stored_bytes"]), "B"),
+            shown(_mean(spread["trainable_parameters"]), "count"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _below(body), ""])
+
+
+def _below(body: dict) -> str:
+    """What the table of techniques rests on."""
+    zero = body["zero_shot"]
+    seeds = sorted({run["seed"] for one in body["methods"] for run in one["runs"]})
+    capped = "" if body["limit"] else "all "
+    words = (
+        f"{body['task']}, {capped}{zero['n']:.0f} test items, {body['model']}, the bundled presets {body['preset']},"
+        f" seeds {', '.join(map(str, seeds))}: the mean, and from the lowest to the highest seed in brackets."
+        " The difference is paired item by item, each item's score being its mean over the seeds."
+        f" {body['machine']}."
+    )
+    busy = [run["other_load_cores"] for one in body["methods"] for run in one["runs"]]
+    most = max((each for each in busy if each is not None), default=0)
+    if most >= 0.1:
+        words += (
+            f" Other programs kept up to {most:.1f} cores busy meanwhile, so seconds alone would be fewer."
+        )
+    return words
+
+
+def _seeds(one: dict, body: dict) -> str:
+    most = max(len(other["runs"]) for other in body["methods"])
+    count = len(one["runs"])
+    return "" if count == most else f" ({count} seed{'s' * (count != 1)})"
+
+
+def _mean(spread: dict | None) -> float | None:
+    return spread and spread["mean"]
+
+
+def _range(spread: dict | None, unit: str) -> str:
+    if spread is None:
+        return ""
+    mean, low, high = (shown(spread[name], unit) for name in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} ({low} – {high})"
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.1f}"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def techniques() -> str:
+    """All techniques of the registry as a Markdown table: name, command-line id, paper, what is trained."""
+    own = [method for method in methods().values() if method.__module__.startswith("playground.")]
+    lines = ["| Technique | `run` | What it changes | Paper |", "|---|---|---|---|"]
+    for method in own:
+        lines.append(
+            f"| {method.title} | `{method.id}` | {method.changes_weights} | {_linked(method.paper)} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _linked(paper: str) -> str:
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[\g<0>](https://arxiv.org/abs/\1)", paper)
+
+
 def with_tables(text: str) -> str:
     """The README's text with what stands between each pair of marks replaced.
 
     Raises:
         PlaygroundError: the marks are missing.
     """
-    for name, make in {"race": race, "figures": figures}.items():
+    for name, make in {
+        "race": race,
+        "measured": measured,
+        "techniques": techniques,
+        "figures": figures,
+    }.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         if start not in text or end not in text:
             raise PlaygroundError(f"README.md lacks the marks {start} and {end}.")

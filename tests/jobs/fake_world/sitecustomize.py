@@ -66,7 +66,7 @@ def evaluate(adapted, task, items, *, seed=0):
     from playground.events import Event
 
     for item in items:
-        yield Event.sample("test", item.id, item.input, "<b>yes</b>", item.target, correct=True)
+        yield Event.sample("test", item.id, item.input, "<b>yes</b>", item.target, correct=True, score=1.0)
     yield Event.progress("evaluate", len(items), len(items), unit="item")
     yield Event.metric("quality", 0.5)
     yield Event.metric("n", len(items))
