@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from playground.errors import ModelUnavailable
 from playground.results.runs import FINISHED, RunStore
 from playground.settings import Settings

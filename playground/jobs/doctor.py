@@ -7,17 +7,19 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import playground
 from playground.errors import PlaygroundError
-from playground.jobs.provenance import cpu_name, libraries
+from playground.jobs.provenance import LIBRARIES, cpu_name
 from playground.models import catalogue
 from playground.results import comparison
 from playground.settings import Settings
 
 NETWORK_SECONDS = 3.0
+PACKAGES = ("gradio", *LIBRARIES, "accelerate", "diffusers", "gguf", "huggingface_hub")
 
 
 def examine(settings: Settings) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def examine(settings: Settings) -> dict[str, Any]:
         "system": platform.platform(),
         "device": _device(settings),
         "memory_bytes": _memory(),
-        "libraries": {"gradio": _gradio(), **libraries()},
+        "libraries": {name: _version(name) for name in PACKAGES},
         "models": _models(settings),
         "home": str(settings.home),
         "disk_free_bytes": _disk_free(settings.home),
@@ -47,7 +49,7 @@ def text(found: dict[str, Any]) -> str:
         ("Memory", comparison.text(found["memory_bytes"], "B")),
         (
             "Libraries",
-            ", ".join(f"{name} {version}" for name, version in found["libraries"].items() if version),
+            ", ".join(f"{name} {number or 'missing'}" for name, number in found["libraries"].items()),
         ),
         ("Models here", ", ".join(id for id, at_hand in found["models"].items() if at_hand) or "none yet"),
         ("Home", f"{found['home']}, {comparison.text(found['disk_free_bytes'], 'B')} free"),
@@ -132,11 +134,9 @@ def _models(settings: Settings) -> dict[str, bool]:
     return {id: at_hand(entry, settings) for id, entry in catalogue.models().items()}
 
 
-def _gradio() -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
+def _version(package: str) -> str | None:
     try:
-        return version("gradio")
+        return version(package)
     except PackageNotFoundError:
         return None
 

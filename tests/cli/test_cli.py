@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from playground import cli
-from playground.jobs import local, processes
+from playground.jobs import doctor, local, processes
 from playground.jobs.queue import Queue
 from playground.results.runs import RunStore
 
@@ -267,20 +267,22 @@ def test_importing_the_command_line_is_light():
     assert said.stdout.strip() == ""
 
 
-def test_doctor_tells_the_facts(playground):
+def test_doctor_tells_the_facts(playground, monkeypatch):
     start = time.monotonic()
     code, out, _ = playground("doctor", "--json")
     found = json.loads(out)
     assert code == 0
     assert time.monotonic() - start < 15
     assert found["device"]["name"] == "cpu"
-    assert found["libraries"]["torch"]
+    assert all(found["libraries"][name] for name in ("torch", "peft", "bitsandbytes", "gguf", "accelerate"))
     assert found["disk_free_bytes"] > 0
     assert set(found["network"]) == {"hub", "package_index"}
     assert "smollm2-135m" in found["models"]
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     code, out, _ = playground("doctor")
     assert code == 0
     assert "Device:" in out
+    assert "no-such-package missing" in out
 
 
 def test_a_newer_store_is_said(playground, settings):
