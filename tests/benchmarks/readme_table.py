@@ -134,13 +134,11 @@ def _p(value: float) -> str:
 
 
 def techniques() -> str:
-    """All techniques of the registry as a Markdown table: name, command-line id, paper, what is trained."""
+    """All techniques of the registry as a Markdown table: name, command-line id, what is trained, paper."""
     own = [method for method in methods().values() if method.__module__.startswith("playground.")]
-    lines = ["| Technique | `run` | What it changes | Paper |", "|---|---|---|---|"]
+    lines = ["| Technique | `run` | What is trained | Paper |", "|---|---|---|---|"]
     for method in own:
-        lines.append(
-            f"| {method.title} | `{method.id}` | {method.changes_weights} | {_linked(method.paper)} |"
-        )
+        lines.append(f"| {method.title} | `{method.id}` | {method.summary} | {_linked(method.paper)} |")
     return "\n".join([*lines, ""])
 
 
