@@ -31,6 +31,7 @@ METHODS = (
     "full", "lora", "qlora", "oft", "ia3", "bottleneck", "bitfit", "ln_tuning", "prefix_tuning", "prompt_tuning",
 )  # fmt: skip
 PRESET = "135m-cpu"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 KEPT = (
     "quality", "quality_low", "quality_high", "n", "valid_rate", "trainable_parameters", "trainable_share",
     "adapt_seconds", "adapt_peak_bytes", "stored_bytes", "retention_divergence", "retention_accuracy_change",
@@ -174,7 +175,7 @@ def measure(plan: Plan, methods: Sequence[str], seeds: Sequence[int]) -> list[Ru
         if run.status == "done":
             quality = run.metrics["quality"]
             print(f"{run.method}, seed {run.seed}: {quality:.3f} of {run.metrics['n']:.0f} items", flush=True)
-            record("methods", [], **summary(plan))
+            record("methods", [], PACKAGES, **summary(plan))
         else:
             failed.append(run)
             print(f"{run.method}, seed {run.seed}: {run.status}: {run.error}", file=sys.stderr)
