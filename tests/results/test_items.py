@@ -110,6 +110,7 @@ def test_json_says_what_changed():
 
 def run(id, method="zero_shot", status="done", **more):
     values = {"key": "k", "params": {}, "model": "m", "task": "t", "seed": 0, "limit": None, "group": None}
+    values["metrics"] = {"quality": 0.5}
     return Run(id=id, method=method, status=status, **(values | more))
 
 
@@ -122,6 +123,7 @@ def test_the_before_is_the_newest_zero_shot_run_on_the_same_items():
         run(5, model="other"),
         run(6, provenance={"data_hash": "changed"}),
         run(7, method="few_shot"),
+        run(8, metrics={}),
     ]
     assert comparison.baseline(run(9, "lora"), runs).id == 2
     assert comparison.baseline(run(9, "lora", limit=10), runs).id == 4
