@@ -83,8 +83,8 @@ class Estimate:
     """What a training would take on ``device``.
 
     ``tokens`` go through the model in the whole training, forwards and backwards. ``examples`` are used,
-    ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a part); ``memory`` and ``seconds`` (training, dev losses and
-    samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
+    ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a
+    part); ``memory`` and ``seconds`` (training, dev losses and samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
     not run without weights, and a formula for Llama-type layers stood in. ``free`` are the bytes that the
     device has left (None = unknown), and ``verdict`` compares; ``advice`` says what to lower, "" = nothing.
     """
