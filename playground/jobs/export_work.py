@@ -285,8 +285,7 @@ def _plain_model(
     on_cpu = dataclasses.replace(settings, device="cpu", dtype=run.provenance.get("dtype") or "float32")
     params = technique.Params.parse(run.params)
     packed = technique.quantization(params)
-    options = {"quantization": packed} if packed else {}
-    model = text.load(entry, on_cpu, folder=folder, **options)
+    model = text.load(entry, on_cpu, folder=folder, quantization=packed)
     context = Context(
         tasks.task(run.task, settings), model, local.run_folder(settings, run.id), run.seed, embedder=None
     )

@@ -202,7 +202,6 @@ class Method(ABC):
     use_case: ClassVar[str]
     best_for: ClassVar[str]
     paper: ClassVar[str] = ""  # "Hu et al. 2021, arXiv:2106.09685"
-    newer: ClassVar[bool] = False  # one of many alike: on offer, but no part of a race unless chosen
     Params: ClassVar[type[Params]] = Params
 
     def check(self, params: Params, task: Task) -> None:

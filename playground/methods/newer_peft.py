@@ -72,7 +72,6 @@ class DeclaredTuner(PeftTuner):
     """A technique made from a declaration, see ``declare``."""
 
     tuner: ClassVar[Tuner]
-    newer: ClassVar[bool] = True
 
     def config(self, params: TrainingParams, network: "nn.Module") -> "PeftConfig":
         """See ``PeftTuner.config``."""

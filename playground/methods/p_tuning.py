@@ -39,7 +39,6 @@ class PTuning(VirtualTokenTuner):
     use_case: ClassVar[str] = "Steering one served model to many tasks, each a few kilobytes"
     best_for: ClassVar[str] = "Understanding tasks with a fixed answer form"
     paper: ClassVar[str] = "Liu et al. 2021, arXiv:2103.10385"
-    newer: ClassVar[bool] = True
     Params = PTuningParams
 
     def config(self, params: PTuningParams, network: "nn.Module") -> "PromptEncoderConfig":

@@ -224,7 +224,7 @@ class Parametric(Method):
             wrap,
             work,
             device=device.choose(settings).name,
-            quantization=_quantization(self, params),
+            quantization=self.quantization(params),
             tokens_per_second=tokens_per_second,
         )
 
@@ -326,12 +326,6 @@ class Parametric(Method):
             "revision": context.model.revision,
             "params": params.model_dump(),
         }
-
-
-def _quantization(method: Method, params: Params) -> str | None:
-    """How the method wants the base model's weights stored; methods that do not say want them as they are."""
-    say = getattr(method, "quantization", None)
-    return say(params) if say else None
 
 
 def _adapted(context: Context, stored_bytes: int) -> Adapted:

@@ -34,7 +34,6 @@ def attach(network: "nn.Module", folder: str | Path) -> "nn.Module":
         ) from error
     if not isinstance(technique, Parametric):
         raise AdapterError(f"{technique.title} has no adapter.")
-    frame = getattr(technique, "frame", technique.wrap)  # what ``read`` fills
-    wrapped = frame(params, network, int(about.get("seed") or 0))
+    wrapped = technique.frame(params, network, int(about.get("seed") or 0))
     technique.read(wrapped, folder)
     return wrapped.eval()

@@ -11,9 +11,9 @@ Memory in bytes is the sum of
 - gradients: one number for each trained one,
 - activations: what else lives at the highest point of one step with the longest examples, or of the dev
   loss, as ``dry_step`` finds it by running the step without numbers,
-- runtime: on a CPU, Python with PyTorch, transformers and PEFT, and what the allocator keeps, measured; on a
-  GPU nothing, because there the measured peak counts tensors only (the driver's context, about 0.5 GB, is
-  beside it, and so is the workspace of cuBLAS).
+- runtime: on a CPU, Python with PyTorch, transformers and PEFT (and bitsandbytes where the weights are
+  quantised), and what the allocator keeps, measured; on a GPU nothing, because there the measured peak
+  counts tensors only (the driver's context, about 0.5 GB, is beside it, and so is the workspace of cuBLAS).
 
 Time is (all FLOPs from the same dry step)::
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 # resident set of a worker beside tensors: everything imported 450 MB, the rest kept by the allocator; measured on Linux
 RUNTIME_BYTES = 555_000_000
+QUANTISED_RUNTIME_BYTES = 175_000_000  # what importing bitsandbytes adds to it
 EFFICIENCY = 0.65  # share of the probe's rate that LoRA reached by CPU time, batches of 4 and 8
 OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
 
@@ -83,8 +84,8 @@ class Estimate:
     """What a training would take on ``device``.
 
     ``tokens`` go through the model in the whole training, forwards and backwards. ``examples`` are used,
-    ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a part); ``memory`` and ``seconds`` (training, dev losses and
-    samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
+    ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a
+    part); ``memory`` and ``seconds`` (training, dev losses and samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
     not run without weights, and a formula for Llama-type layers stood in. ``free`` are the bytes that the
     device has left (None = unknown), and ``verdict`` compares; ``advice`` says what to lower, "" = nothing.
     """
@@ -160,12 +161,12 @@ def estimate(
     half = _multiplies_half(plan, torch.device(device), dtype)
     run = _Dry(wrapped, config, dtype, plan, kept, dev, half)
     memory = Memory(
-        weights=weights + run.rounded,
+        weights=weights + (run.rounded if quantization is None else 0),  # packed weights have no copies
         adapter=max(0, _bytes(wrapped) - stored),
         gradients=trained_bytes,
         optimizer=2 * trained_bytes,
         activations=max(0, run.peak - trained_bytes) + unpacked,
-        runtime=0 if device.startswith("cuda") else RUNTIME_BYTES,
+        runtime=_runtime(device, quantization),
     )
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
     used = round(len(kept) * times)
@@ -204,6 +205,12 @@ def part(items: Sequence[Item]) -> Sequence[Item]:
     if len(items) <= SAMPLED:
         return items
     return [items[at * len(items) // SAMPLED] for at in range(SAMPLED)]
+
+
+def _runtime(device: str, quantization: str | None) -> int:
+    if device.startswith("cuda"):
+        return 0
+    return RUNTIME_BYTES + (QUANTISED_RUNTIME_BYTES if quantization else 0)
 
 
 def _bytes(network: nn.Module) -> int:

@@ -40,7 +40,7 @@ class Plan:
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
     better dev loss and keeps the best weights; None trains to the end and keeps the last. ``autocast``
     computes in bfloat16 with float32 weights. ``mixed`` multiplies in bfloat16 on a CPU
-    (playground.training.mixed); None = where a timed product shows that it pays. ``pack_tokens`` caps
+    (playground.training.mixed); None = where the processor has instructions for it. ``pack_tokens`` caps
     the tokens of one forward pass (memory follows it). ``checkpoint_seconds`` is the shortest time
     between two checkpoints, longer where they take long to write: writing costs at most a twentieth;
     0 = one after every step. ``threads``: CPU threads, 0 = time one step and choose, None = leave as set.
@@ -419,7 +419,7 @@ class _Training:
     def _products(self):
         """The context in which linear layers multiply in bfloat16; gives how many do.
 
-        A resumed training goes on as it began: timed again, the choice may be another on a busy machine.
+        A training that is resumed on another machine goes on in the number type that it began with.
         """
         if self.state.mixed is None:
             self.state.mixed = mixed.pays(self.device) if self.plan.mixed is None else self.plan.mixed

@@ -82,7 +82,7 @@ class Finished:
 
 @pytest.fixture(scope="module", autouse=True)
 def float32():
-    """Products in one type: which one is chosen by timing, and a timing can differ from run to run."""
+    """Products in one type on every machine: the processor would choose, and limits are set for float32."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLAYGROUND_DTYPE", "float32")
         yield

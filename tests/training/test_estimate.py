@@ -157,6 +157,15 @@ def test_quantised_linear_layers_take_fewer_bytes(guess, make_examples, kind):
     saved = linear * (4 - QUANTISED[kind])
     assert plain.memory.weights - packed.memory.weights == pytest.approx(saved, abs=1)
     assert packed.trainable_parameters == plain.trainable_parameters
+    assert packed.memory.runtime > plain.memory.runtime  # bitsandbytes is loaded
+
+
+def test_packed_weights_have_no_rounded_copies(guess, make_examples):
+    plain, packed = (
+        guess(make_examples(), dataclasses.replace(PLAN, mixed=mixed), quantization="nf4")
+        for mixed in (False, True)
+    )
+    assert packed.memory.weights == plain.memory.weights
 
 
 def test_time_comes_from_an_earlier_run_or_a_probe_and_says_which(guess, make_examples):

@@ -1,12 +1,13 @@
 """Runs: the queue and the history, with logs, stop, resume, delete and download."""
 
-import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import gradio as gr
 
 from playground.errors import InvalidInput, RunNotFound
+from playground.jobs import export_work
 from playground.jobs.local import run_folder
 from playground.results.comparison import text
 from playground.results.metrics import BY_NAME
@@ -20,6 +21,7 @@ from playground.ui.tabs.compare import CLICKS
 
 SHOWN = 40
 LOG_LINES = 200
+LEFT_OUT = {export_work.FOLDER, "checkpoints"}  # downloads of their own; of use to a resume here alone
 
 
 def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
@@ -130,7 +132,7 @@ def _plain(value) -> str:
 
 
 def archive(session: Session, run_id: int) -> Path:
-    """The run's folder as a zip file.
+    """The run's folder as a zip file, without ``LEFT_OUT``.
 
     Raises:
         RunNotFound: there is no such run.
@@ -142,5 +144,10 @@ def archive(session: Session, run_id: int) -> Path:
         raise InvalidInput(f"Run {run_id} kept no files.")
     if run.status in ACTIVE:
         raise InvalidInput(f"Run {run_id} is {run.status}; its folder can be downloaded when it has ended.")
-    target = Path(tempfile.mkdtemp(prefix="playground-")) / f"run-{run_id}-{run.method}"
-    return Path(shutil.make_archive(str(target), "zip", folder))
+    target = Path(tempfile.mkdtemp(prefix="playground-")) / f"run-{run_id}-{run.method}.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            if path.is_file() and not path.is_symlink() and name.parts[0] not in LEFT_OUT:
+                packed.write(path, name)
+    return target

@@ -1,0 +1,56 @@
+"""The Runs tab: what the downloaded folder of a run holds."""
+
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from playground.errors import InvalidInput
+from playground.jobs.local import run_folder
+from playground.results.runs import Filing
+from playground.ui.tabs import runs
+
+
+@pytest.fixture
+def session(settings, store):
+    return SimpleNamespace(settings=settings, store=store)
+
+
+def run(session, status="done"):
+    filed = session.store.submit(Filing("a", "lora", {}, "smollm2-135m", "support-desk"))
+    session.store.transition(filed.id, "running", expect={"queued"})
+    if status != "running":
+        session.store.finish(filed.id, status)
+    folder = run_folder(session.settings, filed.id)
+    for name in (
+        "log.txt",
+        "adapter/adapter_model.safetensors",
+        "exports/run-1-lora-merged.zip",
+        "checkpoints/step-0000001/state.json",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    return filed.id
+
+
+def test_exports_and_checkpoints_stay_out_of_the_downloaded_folder(session):
+    from playground.jobs.export_work import FOLDER as exports
+    from playground.training.checkpoints import FOLDER as checkpoints
+
+    assert {exports, checkpoints} == runs.LEFT_OUT
+    file = runs.archive(session, run(session))
+    with zipfile.ZipFile(file) as packed:
+        assert packed.namelist() == ["adapter/adapter_model.safetensors", "log.txt"]
+
+
+def test_what_a_link_points_to_is_not_downloaded(session, tmp_path):
+    id = run(session)
+    (tmp_path / "secret").write_text("s")
+    (run_folder(session.settings, id) / "link").symlink_to(tmp_path / "secret")
+    with zipfile.ZipFile(runs.archive(session, id)) as packed:
+        assert "link" not in packed.namelist()
+
+
+def test_the_folder_of_a_running_run_is_not_packed(session):
+    with pytest.raises(InvalidInput, match="when it has ended"):
+        runs.archive(session, run(session, "running"))
