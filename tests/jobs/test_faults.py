@@ -65,7 +65,7 @@ def test_a_run_killed_and_then_stopped_by_hand_ends_as_an_undisturbed_one(
     limited, queue, settings, store, model, words, ended, eventually
 ):
     limited.setenv("TEST_SAVE_OFTEN", "1")
-    params = {"epochs": 6, "dropout": 0.1, "weight_decay": 0.01}  # 60 steps
+    params = {"epochs": 6, "batch_size": 4, "dropout": 0.1, "weight_decay": 0.01}  # 60 steps
     whole = ended(queue.submit("lora", params, words, model, limit=2).id, 300)
     run = queue.submit("lora", params, words, model, limit=2)
 

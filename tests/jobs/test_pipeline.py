@@ -31,7 +31,7 @@ def queue(settings, store):
 
 
 def test_a_race_fills_the_table(queue, store, model, words, ended):
-    params = {"few_shot": {"k": 2, "selector": "first"}, "lora": {"epochs": 1}}
+    params = {"few_shot": {"k": 2, "selector": "first"}, "lora": {"epochs": 1, "batch_size": 4}}
     runs = queue.race(words, model, ["zero_shot", "few_shot", "lora"], params, limit=4)
     runs = [ended(run.id, 120) for run in runs]
     assert [run.error for run in runs] == [None] * 3

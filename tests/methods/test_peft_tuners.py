@@ -246,11 +246,6 @@ def test_every_default_fits_the_starter_model():
         assert 0 < trainable(wrapped) <= total(wrapped) <= 2 * base, id
 
 
-def test_a_race_holds_the_usual_techniques_unless_others_are_chosen():
-    usual = {id for id in SETTINGS if not methods()[id].newer}
-    assert usual == {"ia3", "prefix_tuning", "prompt_tuning", "adalora", "oft", "vera", "ln_tuning"}
-
-
 def test_no_tuner_is_left_out_here():
     from playground.methods.peft_tuner import PeftTuner
 

@@ -123,7 +123,8 @@ def test_hybrid_finds_a_code_that_vectors_blur(tmp_path):
 
     documents = [Document(f"d{n}", f"Quote form VF-{n}04 for the case.") for n in range(9)]
     with build(tmp_path / "i", documents, Blur()) as index:
-        assert index.search("What is VF-204 for?", 1, "dense")[0].document != "d2"
+        dense = index.search("What is VF-204 for?", 9, "dense")
+        assert len({round(passage.score, 5) for passage in dense}) == 1  # all alike: chance decides
         assert index.search("What is VF-204 for?", 1, "lexical")[0].document == "d2"
         assert index.search("What is VF-204 for?", 1, "hybrid")[0].document == "d2"
 
