@@ -119,6 +119,8 @@ def test_the_chosen_finished_run_stays_chosen(session):
     first = run(session, "a", metrics=[("quality", 0.875)])
     second = run(session, "b")
     shown, words = finetune.finished(session, "lora", None)
+    assert words == ""
+    assert "None yet" in finetune.finished(session, "full", None)[1]
     assert [id for _, id in shown["choices"]] == [second.id, first.id]
     assert shown["choices"][1][0] == f"#{first.id} · Support desk · 87.5 %"
     assert shown["value"] == second.id

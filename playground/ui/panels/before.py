@@ -31,7 +31,9 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
     busy |= {"concurrency_limit": 1, "trigger_mode": "always_last"}
 
     watching = gr.State(False)
-    with gr.Accordion("What it will take: memory, time, data", open=False, elem_id=f"{method_id}-before") as fold:
+    with gr.Accordion(
+        "What it will take: memory, time, data", open=False, elem_id=f"{method_id}-before"
+    ) as fold:
         card = gr.HTML(
             empty("Estimating", "Counted on the model's own layers, without loading its weights."),
             elem_id=f"{method_id}-card",

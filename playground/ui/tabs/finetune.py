@@ -28,7 +28,9 @@ LOW_RANK = ("lora", "qlora")  # methods whose result is a pair of matrices a lay
 RECENT = 30  # runs of a method that are looked at for the one to show
 SWEEP_ITEMS = "20"  # test items of each run of a sweep, unless one says otherwise
 NONE = ""
-AFTERWARDS = "When a training is done you can ask it beside the base model, go through its answers, and download it."
+AFTERWARDS = (
+    "When a training is done you can ask it beside the base model, go through its answers, and download it."
+)
 SOON = 0.2  # seconds
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 

@@ -105,7 +105,12 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         api_visibility="private", concurrency_limit=None, show_progress="minimal",
     )  # fmt: skip
     stop.click(
-        shown(halt), group, [live, stop], api_visibility="private", concurrency_limit=None, show_progress="hidden"
+        shown(halt),
+        group,
+        [live, stop],
+        api_visibility="private",
+        concurrency_limit=None,
+        show_progress="hidden",
     )
     task.change(
         lambda id: describe(session, id), task, about,
