@@ -14,7 +14,7 @@ from playground.methods.base import FieldSpec, Method
 from playground.settings import Settings
 from playground.ui.components.markup import notice
 
-SLIDER_STEPS = 100  # a range with more steps than this gets a number field
+SLIDER_STEPS = 40  # a range with more steps than this gets a number field
 
 
 @dataclass

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,23 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory, starter_home):
-    """``python app.py`` on a free port with a home of its own, the starter models at hand."""
+def site(tmp_path_factory, starter_home, serve):
+    """The page with a home of its own, the starter models at hand."""
     home = tmp_path_factory.mktemp("home")
     (home / "models").symlink_to(starter_home / "models")
+    with serve(home) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Serves the page with a given home: ``with serve(home) as site``."""
+    return _served
+
+
+@contextmanager
+def _served(home: Path):
+    """``python app.py`` on a free port with this home."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -179,10 +193,11 @@ class Visitor:
 
     def tab(self, name: str) -> None:
         """Open a tab, from the row or from the menu of those that have no room in it."""
-        tab = self.page.locator("#tabs [role=tablist]").get_by_role("tab", name=name, exact=True).first
+        row = self.page.locator("#tabs > .tab-wrapper")
+        tab = row.locator("[role=tablist]").get_by_role("tab", name=name, exact=True).first
         if not tab.is_visible():
-            self.page.locator("#tabs .overflow-menu > button").click()
-            tab = self.page.locator("#tabs .overflow-dropdown button").filter(has_text=name).first
+            row.locator(".overflow-menu > button").click()
+            tab = row.locator(".overflow-dropdown button").filter(has_text=name).first
         tab.click()
 
     def picture(self, name: str) -> None:

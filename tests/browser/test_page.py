@@ -166,7 +166,7 @@ def test_every_tab_can_be_reached_on_a_phone(visit, theme):
     visitor.arrive(f"?__theme={theme}")
     for name in TABS:
         visitor.tab(name)
-        chosen = visitor.page.locator("#tabs [role=tablist] button.selected")
+        chosen = visitor.page.locator("#tabs > .tab-wrapper [role=tablist] button.selected")
         expect(chosen).to_have_text(name)
         box = chosen.bounding_box()
         assert box["x"] >= 0

@@ -235,7 +235,7 @@ def test_the_panel_is_mounted_with_any_form(session):
         }
         before.build(session, "lora", fields)
     ids = {block.elem_id for block in page.blocks.values() if getattr(block, "elem_id", None)}
-    assert {"lora-before", "lora-card", "lora-estimate", "lora-data", "lora-tokens"} <= ids
+    assert {"lora-before", "lora-card", "lora-data", "lora-tokens"} <= ids
     assert not [event for event in page.config["dependencies"] if event.get("api_visibility") == "public"]
 
 

@@ -118,12 +118,14 @@ def test_stop_takes_the_running_one_first_and_says_when_there_is_none(session):
 def test_the_chosen_finished_run_stays_chosen(session):
     first = run(session, "a", metrics=[("quality", 0.875)])
     second = run(session, "b")
-    shown = finetune.finished(session, "lora", None)
+    shown, words = finetune.finished(session, "lora", None)
+    assert words == ""
+    assert "None yet" in finetune.finished(session, "full", None)[1]
     assert [id for _, id in shown["choices"]] == [second.id, first.id]
     assert shown["choices"][1][0] == f"#{first.id} · Support desk · 87.5 %"
     assert shown["value"] == second.id
-    assert finetune.finished(session, "lora", first.id)["value"] == first.id
-    assert finetune.finished(session, "lora", 99)["value"] == second.id
+    assert finetune.finished(session, "lora", first.id)[0]["value"] == first.id
+    assert finetune.finished(session, "lora", 99)[0]["value"] == second.id
 
 
 def test_a_preset_fills_the_form_and_the_defaults_come_back():

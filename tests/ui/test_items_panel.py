@@ -34,8 +34,8 @@ def file_run(session, method, right, count=45, task="support-desk", end="done", 
         )
         for n in range(count)
     ]  # fmt: skip
-    metrics = {"quality": 0.5} | metrics
-    session.store.append(run.id, [*answers, *(Event.metric(*result) for result in metrics.items())])
+    results = {"quality": 0.5} | metrics
+    session.store.append(run.id, [*answers, *(Event.metric(*result) for result in results.items())])
     session.store.finish(run.id, end)
     return run.id
 
@@ -82,9 +82,9 @@ def test_parts_and_labels_are_filters_too(session, runs):
 
 def test_items_come_in_pages_and_no_page_is_past_the_end(session, runs):
     second, last = shown(session, runs[1], at=1), shown(session, runs[1], at=99)
-    assert "21 to 40 of 45" in second["listed"]
+    assert "11 to 20 of 45" in second["listed"]
     assert (second["back"]["interactive"], second["on"]["interactive"]) == (True, True)
-    assert "41 to 45 of 45" in last["listed"] and last["page"] == 2
+    assert "41 to 45 of 45" in last["listed"] and last["page"] == 4
     assert last["on"]["interactive"] is False
     assert shown(session, runs[1], at=-1)["page"] == 0
 
@@ -126,6 +126,17 @@ def test_the_confusion_stands_for_label_tasks_only(session, runs):
     assert shown(session, runs[1])["picture"].count("<figure") == 2
     free = file_run(session, "lora", lambda n: True, task="handbook")
     assert shown(session, free)["picture"] == ""
+
+
+def test_it_is_drawn_anew_only_when_the_run_or_its_baseline_is_another(session):
+    mine = file_run(session, "lora", lambda n: n > 2)
+    before = panel.state_of(session, mine)
+    assert panel.state_of(session, mine) == before
+    file_run(session, "zero_shot", lambda n: n < 9, task="handbook")
+    assert panel.state_of(session, mine) == before
+    file_run(session, "zero_shot", lambda n: n < 10)
+    assert panel.state_of(session, mine) != before
+    assert panel.state_of(session, None) is None
 
 
 def test_the_panel_builds(session):

@@ -151,8 +151,8 @@ def card(session: Session, run: Run, actions: bool = True) -> str:
         f'<div class="pg-run-head"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
         f'<span class="pg-muted">#{run.id}</span>{pill(run, session.store.position(run.id))}{result(run)}</div>'
         f'<p class="pg-muted">{safe(session.task_title(run.task))} · {safe(session.model_title(run.model))} · '
-        f"{safe(items(session, run))} · seed {run.seed} · {safe(when(run.created))}"
-        f"{' · ' + safe(elapsed(run)) if run.started else ''}</p>"
+        f"{safe(items(session, run))} · seed {run.seed} · <span>{safe(when(run.created))}</span>"
+        f"{f' · <span>{safe(elapsed(run))}</span>' if run.started else ''}</p>"
         f"{progress}{error}{_kept(run)}{buttons(run) if actions else ''}</article>"
     )
 

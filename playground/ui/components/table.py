@@ -9,6 +9,7 @@ from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui.components import run_card
 from playground.ui.components.markup import bar, safe
+from playground.ui.session import OWN_TABS
 
 MEASURED = (
     "adapt_seconds",
@@ -126,10 +127,11 @@ def guide(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["quality"] is not None:
             measured[row["method"]] = row
-    lines = []
+    lines, others = [], []
     for method in methods().values():
         row: Mapping[str, Any] = measured.get(method.id, {})
-        lines.append(
+        known = row or method.family == "non-parametric" or method.id in OWN_TABS
+        (lines if known else others).append(
             f'<tr data-family="{safe(method.family)}"><th scope="row"><i class="pg-dot"></i>{safe(method.title)}</th>'
             f'<td data-label="Type">{safe(method.family)}</td>'
             f'<td data-label="Changes weights?">{safe(method.changes_weights)}</td>'
@@ -138,6 +140,15 @@ def guide(rows: Sequence[Row]) -> str:
             f'<td data-label="Use case">{safe(method.use_case)}</td>'
             f'<td data-label="Best for">{safe(method.best_for)}</td></tr>'
         )
+    more = (
+        f"<details><summary>{len(others)} more methods, not measured here yet</summary>{_guide_table(others)}</details>"
+        if others
+        else ""
+    )
+    return _guide_table(lines) + more
+
+
+def _guide_table(lines: Sequence[str]) -> str:
     return (
         '<div class="pg-table-frame"><div class="pg-table-scroll" tabindex="0" role="region" aria-label="Guide">'
         '<table class="pg-table pg-guide">'

@@ -31,11 +31,13 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
     busy |= {"concurrency_limit": 1, "trigger_mode": "always_last"}
 
     watching = gr.State(False)
-    with gr.Accordion("Before you start", open=False, elem_id=f"{method_id}-before") as fold:
+    with gr.Accordion(
+        "What it will take: memory, time, data", open=False, elem_id=f"{method_id}-before"
+    ) as fold:
         card = gr.HTML(
-            empty("No estimate yet", "Open this fold, or press “Estimate”."), elem_id=f"{method_id}-card"
+            empty("Estimating", "Counted on the model's own layers, without loading its weights."),
+            elem_id=f"{method_id}-card",
         )
-        guess = gr.Button("Estimate", size="md", elem_id=f"{method_id}-estimate")
         with gr.Accordion("The training data", open=False, elem_id=f"{method_id}-data") as data_fold:
             overview = gr.HTML(elem_id=f"{method_id}-overview")
             with gr.Row(elem_classes="pg-buttons"):
@@ -67,7 +69,6 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
 
     views = [overview, shown, number]
     seen = {**inputs, "number": number}
-    guess.click(guess_now, inputs_kwargs=inputs, outputs=card, **busy)
     fold.expand(lambda: True, None, watching, queue=False, **hidden).then(
         guess_now, inputs_kwargs=inputs, outputs=card, **busy
     )

@@ -13,7 +13,7 @@ from playground.ui.messages import sentence, shown
 from playground.ui.session import Session
 
 ALL = ""
-PAGE = 20
+PAGE = 10
 
 
 def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
@@ -26,6 +26,7 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
         group = gr.Dropdown([("All", ALL)], value=ALL, label="Part", min_width=160, visible=False)
         label = gr.Dropdown([("All", ALL)], value=ALL, label="Label", min_width=160, visible=False)
     page = gr.Number(0, visible="hidden")
+    drawn_of = gr.State(None)  # which run and which baseline are drawn, as they were then
     listed = gr.HTML(elem_id="items-page")
     with gr.Row(elem_classes="pg-buttons"):
         back = gr.Button("Back", size="sm", elem_id="items-back")
@@ -41,6 +42,11 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
             return view(run_id, chosen_kind, chosen_group, chosen_label, int(at or 0) + by)
 
         return turned
+
+    def follow(run_id, drawn_last, *chosen):
+        now = state_of(session, run_id)
+        settled = now == drawn_last and now is not None and not now[-1]
+        return (now, *([gr.skip()] * len(outputs) if settled else view(run_id, *chosen)))
 
     def first(run_id, chosen_kind, chosen_group, chosen_label):
         return view(run_id, chosen_kind, chosen_group, chosen_label, 0)
@@ -58,7 +64,7 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
     filters = [kind, group, label]
     quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     run.change(shown(anew), run, outputs, **quick)
-    pulse.change(shown(view), [run, *filters, page], outputs, **quick)
+    pulse.change(shown(follow), [run, drawn_of, *filters, page], [drawn_of, *outputs], **quick)
     gr.on([one.input for one in filters], shown(first), [run, *filters], outputs, **quick)
     back.click(shown(turn(-1)), [run, *filters, page], outputs, **quick)
     on.click(shown(turn(1)), [run, *filters, page], outputs, **quick)
@@ -72,6 +78,16 @@ def paired(session: Session, run: Run) -> tuple[list[answers.Item], Run | None]:
         base = comparison.baseline(run, session.runs(task=run.task, method=comparison.REFERENCE))
     before = answers.tests(session.store.events(base.id, kinds={"sample"})) if base else ()
     return answers.pair(answers.tests(session.store.events(run.id, kinds={"sample"})), before), base
+
+
+def state_of(session: Session, run_id: float | None) -> tuple | None:
+    """What the panel of a run hangs on: the run, its baseline, and whether answers may still come."""
+    if run_id is None:
+        return None
+    run = session.store.get(int(run_id))
+    known = session.runs(task=run.task, method=comparison.REFERENCE)
+    base = comparison.baseline(run, known) if run.method != comparison.REFERENCE else None
+    return run.id, run.status, base.id if base else None, run.status in ACTIVE
 
 
 def file_baseline(session: Session, run_id: float | None) -> Run:

@@ -28,6 +28,9 @@ LOW_RANK = ("lora", "qlora")  # methods whose result is a pair of matrices a lay
 RECENT = 30  # runs of a method that are looked at for the one to show
 SWEEP_ITEMS = "20"  # test items of each run of a sweep, unless one says otherwise
 NONE = ""
+AFTERWARDS = (
+    "When a training is done you can ask it beside the base model, go through its answers, and download it."
+)
 SOON = 0.2  # seconds
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -75,10 +78,13 @@ def _body(
             form_area = gr.Column()
         with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
             live = Live.draw(title, name)
-    with gr.Column(elem_classes="pg-panel"):
-        gr.HTML(heading("A finished run", "What the panels below are about.", 3))
-        chosen = gr.Dropdown([], label="Run", elem_id=f"{name}-run")
-    panels_area = gr.Column()
+    with gr.Column(elem_classes="pg-panel pg-finished"):
+        gr.HTML(heading("A finished run", "Talk to it, read its answers, take it with you.", 3))
+        none_yet = gr.HTML(elem_id=f"{name}-none-yet")
+        chosen = gr.Dropdown([], label="Run", elem_id=f"{name}-run", elem_classes="pg-of-a-run")
+        panels_area = gr.Column(elem_classes="pg-of-a-run")
+    if name == "lora":
+        explainer_area = gr.Column()
     lazily = {"inputs": drawn, "triggers": [drawn.change], "show_progress": "hidden", "queue": False}
     with form_area:
 
@@ -98,8 +104,18 @@ def _body(
                     _panels(session, method_id, _arrived(chosen), pulse)
                 _open_fields(area)
 
+    if name == "lora":
+        with explainer_area:
+
+            @gr.render(**lazily)
+            def explained(method_id):
+                if method_id:
+                    with gr.Column(elem_classes="pg-panel") as area:
+                        explainer.build()
+                    _open_fields(area)
+
     gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
-    live.follow(session, which, chosen, [pulse.change, which.change])
+    live.follow(session, which, chosen, none_yet, [pulse.change, which.change])
 
 
 def _arrived(chosen: gr.Dropdown) -> gr.Number:
@@ -162,11 +178,11 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     with gr.Row(elem_classes="pg-form"):
         limit = items_field()
         seed = gr.Number(0, label="Seed", info="The same seed gives the same run.", step=1)
+    inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
+    before.build(session, name, inputs)
     problem = gr.HTML()
     with gr.Row(elem_classes="pg-buttons"):
         begin = gr.Button("Start training", variant="primary", size="lg", elem_id=f"{name}-start")
-    inputs = {**fields.fields, "task": task, "model": model, "limit": limit, "seed": seed}
-    before.build(session, name, inputs)
     _sweep_fold(session, fields, inputs, live)
 
     def start(**values):
@@ -307,7 +323,9 @@ class Live:
         halt = gr.Button("Stop the sweep", size="md", elem_id=f"{name}-sweep-stop", visible=False)
         return cls(card, stop, resume, curves, samples, found, halt)
 
-    def follow(self, session: Session, which: Any, chosen: gr.Dropdown, triggers: Sequence[Any]) -> None:
+    def follow(
+        self, session: Session, which: Any, chosen: gr.Dropdown, none_yet: gr.HTML, triggers: Sequence[Any]
+    ) -> None:
         """Keep it up to date, and let its buttons work. ``which`` holds the method's id."""
 
         def halt(method_id):
@@ -341,7 +359,7 @@ class Live:
                 samples_of(look.events),
                 sweep_view.show(found) if found else "",
                 gr.update(visible=found is not None and found.active),
-                finished(session, method_id, run_id),
+                *finished(session, method_id, run_id),
             )
 
         outputs = [
@@ -353,6 +371,7 @@ class Live:
             self.sweep,
             self.halt_sweep,
             chosen,
+            none_yet,
         ]
         gr.on(list(triggers), shown(refresh), [which, chosen], outputs, queue=False, **QUICK)
         self.stop.click(shown(halt), which, self.card, concurrency_limit=None, **QUICK)
@@ -465,26 +484,28 @@ def samples_of(events: Sequence[Event]) -> str:
 
 
 def _panels(session: Session, method_id: str, run: gr.Number, pulse: gr.Textbox) -> None:
-    """What can be done with the finished run in ``run``; and what the method does."""
-    with gr.Column(elem_classes="pg-panel"):
-        chat.build(session, run, method_id)
-    with gr.Column(elem_classes="pg-panel"):
-        items.build(session, run, pulse)
-    with gr.Column(elem_classes="pg-panel"):
-        export.build(session, run, pulse)
-    if method_id in LOW_RANK:
-        with gr.Column(elem_classes="pg-panel"):
-            explainer.spectra(session, run, method_id)
-    if method_id == "lora":
-        with gr.Column(elem_classes="pg-panel"):
-            explainer.build()
+    """What can be done with the finished run in ``run``."""
+    with gr.Tabs(elem_classes="pg-inner-tabs"):
+        with gr.Tab("Chat"):
+            chat.build(session, run, method_id)
+        with gr.Tab("Item by item"):
+            items.build(session, run, pulse)
+        with gr.Tab("Export"):
+            export.build(session, run, pulse)
+        if method_id in LOW_RANK:
+            with gr.Tab("Spectrum"):
+                explainer.spectra(session, run, method_id)
 
 
-def finished(session: Session, method_id: str, chosen: int | None) -> dict[str, Any]:
-    """The choices of finished runs, newest first; the chosen one stays while it is there."""
+def finished(session: Session, method_id: str, chosen: int | None) -> tuple[dict[str, Any], str]:
+    """The choices of finished runs, newest first; the chosen one stays while it is there.
+
+    Returns: an update of the list, and what stands in its place, and in that of the panels, without any run.
+    """
     options = [(run_words(session, run), run.id) for run in session.runs(method=method_id, status="done")]
     ids = [id for _, id in options]
-    return gr.update(choices=options, value=chosen if chosen in ids else (ids[0] if ids else None))
+    words = "" if ids else f'<div class="pg-none-yet">{empty("None yet", AFTERWARDS)}</div>'
+    return gr.update(choices=options, value=chosen if chosen in ids else (ids[0] if ids else None)), words
 
 
 def run_words(session: Session, run: Run) -> str:

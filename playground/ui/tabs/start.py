@@ -52,7 +52,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
             live = gr.HTML(elem_id="live-race")
             with gr.Row(elem_classes="pg-buttons"):
                 compare = gr.Button("Open the comparison", size="md", elem_id="to-compare")
-                stop = gr.Button("Stop the race", size="md", elem_id="stop-race")
+                stop = gr.Button("Stop the race", size="md", elem_id="stop-race", visible=False)
     with gr.Column(elem_classes="pg-panel"):
         gr.HTML(heading("Where each technique acts") + technique_map.picture() + technique_map.cards())
     with gr.Column(elem_classes="pg-panel"):
@@ -80,8 +80,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
                 task_id, (model_id or "").strip(), [*method_ids, *more_ids], limit=limit_of(items)
             )
         except Exception as error:
-            return notice(sentence(error), "bad"), gr.skip(), gr.skip()
-        return "", runs[0].group, race(session, runs[0].group)
+            return notice(sentence(error), "bad"), gr.skip(), gr.skip(), gr.skip()
+        return "", runs[0].group, race(session, runs[0].group), gr.update(visible=True)
 
     def halt(shown_group):
         active = session.runs(group=shown_group, status=ACTIVE) if shown_group else []
@@ -89,7 +89,11 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
             gr.Info("No run of this race is waiting or running.")
         for run in active:
             session.queue.cancel(run.id)
-        return race(session, shown_group)
+        return race(session, shown_group), gr.update(visible=False)
+
+    def follow(shown_group):
+        going = bool(shown_group and session.runs(group=shown_group, status=ACTIVE))
+        return race(session, shown_group), gr.update(visible=going), starter_status(session)
 
     def again():
         session.starter.start()
@@ -97,11 +101,16 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
 
     starter.click(again, None, starter, api_visibility="private", show_progress="hidden", queue=False)
     begin.click(
-        start, [task, model, chosen, more, limit], [problem, group, live],
+        start, [task, model, chosen, more, limit], [problem, group, live, stop],
         api_visibility="private", concurrency_limit=None, show_progress="minimal",
     )  # fmt: skip
     stop.click(
-        shown(halt), group, live, api_visibility="private", concurrency_limit=None, show_progress="hidden"
+        shown(halt),
+        group,
+        [live, stop],
+        api_visibility="private",
+        concurrency_limit=None,
+        show_progress="hidden",
     )
     task.change(
         lambda id: describe(session, id), task, about,
@@ -109,9 +118,9 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
     )  # fmt: skip
     gr.on(
         [pulse.change, group.change],
-        lambda shown_group: (race(session, shown_group), starter_status(session)),
+        follow,
         group,
-        [live, starter],
+        [live, stop, starter],
         api_visibility="private",
         show_progress="hidden",
         queue=False,

@@ -1,0 +1,86 @@
+"""From the form to the exported adapter in a real browser, with a tiny random model: no downloads."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import finished
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+SLOW = 120_000  # ms, for what starts a process on a busy machine
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A home with a task of a few words, and a tiny model in a folder."""
+    made = finished.home(tmp_path_factory.mktemp("tiny"))
+    made.store.close()
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(tiny, serve):
+    with serve(tiny.settings.home) as opened:
+        yield opened
+
+
+def inner(visitor, name):
+    """Open one of the tabs about a finished run."""
+    visitor.page.locator(".pg-inner-tabs:visible").get_by_role("tab", name=name, exact=True).first.click()
+
+
+def test_train_then_ask_then_read_then_export(visit, tiny):
+    visitor = visit()
+    page = visitor.page
+    visitor.arrive()
+    visitor.tab("LoRA")
+    expect(page.locator("#lora-none-yet")).to_contain_text("None yet", timeout=SLOW)
+    expect(page.locator(".pg-inner-tabs:visible")).to_have_count(0)
+    page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
+    page.get_by_role("option", name="Words").locator("visible=true").first.click()
+    model = page.get_by_role("combobox", name="Model").locator("visible=true").first
+    model.fill(str(tiny.model))
+    model.press("Enter")
+    page.fill("#lora-field-epochs input", "2")
+    page.get_by_label("Test items").locator("visible=true").first.fill("4")
+    page.locator("#lora-before > button").click()
+    expect(page.locator("#lora-card .pg-estimate")).to_contain_text("Trained", timeout=SLOW)
+
+    page.click("#lora-start")
+    expect(page.locator("#lora-live .pg-pill.pg-done")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#lora-curves .pg-chart").first).to_be_visible()
+    expect(page.locator("#lora-samples")).to_contain_text("Expected")
+    page.reload()
+    visitor.tab("LoRA")
+    expect(page.locator("#lora-run input")).to_have_value(re.compile("^#1 · Words"), timeout=SLOW)
+    expect(page.locator("#lora-none-yet")).not_to_contain_text("None yet")
+
+    page.fill("#lora-question textarea", "train word 3")
+    page.click("#lora-ask")
+    answers = page.locator("#lora-chat .pg-said p")
+    expect(answers).to_have_count(2, timeout=SLOW)
+    for side in (0, 1):
+        expect(answers.nth(side)).not_to_have_text("…", timeout=SLOW)
+
+    inner(visitor, "Item by item")
+    expect(page.locator("#items-page article").locator("visible=true")).to_have_count(4)
+    page.locator("#items-before:visible").click()
+    expect(page.locator("#items-summary:visible")).to_contain_text("Was right, is wrong now", timeout=SLOW)
+    visitor.picture("training-items")
+
+    inner(visitor, "Export")
+    with page.expect_download(timeout=SLOW) as download:
+        page.get_by_role("button", name="Download adapter").locator("visible=true").click()
+    names = zipfile.ZipFile(Path(download.value.path())).namelist()
+    assert any(name.endswith("adapter_model.safetensors") for name in names), names
+    page.get_by_role("button", name="Model card").locator("visible=true").click()
+    expect(page.locator(".pg-log").filter(has_text="library_name").locator("visible=true")).to_be_visible()
+    visitor.picture("training-export")
+
+    inner(visitor, "Spectrum")
+    page.click("#lora-spectrum-compute")
+    expect(page.locator("#lora-spectrum svg").first).to_be_visible(timeout=SLOW)
+    assert visitor.errors == []
+    assert "Traceback" not in visitor.site.log
