@@ -95,7 +95,6 @@ class LoRAParams(TrainingParams):
     learning_rate: float = parameter(
         1.5e-3, "Learning rate", "The highest one; it rises to it and falls again.", minimum=1e-7, maximum=1.0
     )
-    epochs: int = parameter(6, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
 
 
 class LoRA(PeftTuner):

@@ -37,7 +37,7 @@ def test_one_json_object_with_estimate_and_data(call):
     assert code == 0
     assert found["params"]["rank"] == 4 and found["params"]["batch_size"] == 2
     told = found["estimate"]
-    assert (told["examples"], told["steps"], told["speed"]) == (120, 360, "probe")
+    assert (told["examples"], told["steps"], told["speed"]) == (120, 300, "probe")
     # per layer: q and o 32→32, k and v 32→16, gate and up 32→48, down 48→32
     assert told["trainable_parameters"] == 2 * 4 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)
     parts = {name: size for name, size in told["memory"].items() if name != "total"}
