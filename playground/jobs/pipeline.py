@@ -37,7 +37,8 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     yield Event.metric("load_seconds", language_model.load_seconds)
     yield Event.metric("base_bytes", language_model.weight_bytes)
     yield Event.provenance(**provenance.of_model(language_model))
-    yield from _estimate(technique, params, chosen, entry, settings)
+    if not (run.resume and "estimated_peak_bytes" in run.metrics):  # what was foretold before the start stays
+        yield from _estimate(technique, params, chosen, entry, settings)
 
     embedder = LazyEmbedder(settings)
     context = Context(

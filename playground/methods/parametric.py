@@ -245,7 +245,7 @@ class Parametric(Method):
             adapted = self.restore(params, context)
         else:
             adapted = yield from self._train(params, context)
-            checkpoints.remove(context.folder)
+        checkpoints.remove(context.folder)
         yield Event.artifact(ADAPTER, ADAPTER, directory_bytes(folder))
         adapted.model.model = self.merge(adapted.model.model)
         adapted.model.model.eval()

@@ -260,8 +260,8 @@ class _Dry:
             with mixed.half_products(wrapped) if half else nullcontext():
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
-                step = _either(wrapped, row, longest, again=again)
-                dev_peak = _either(wrapped, look, dev[:1], learn=False).peak_bytes if look else 0
+                step, row = _either(wrapped, row, longest, again=again)
+                dev_peak = _either(wrapped, look, dev[:1], learn=False)[0].peak_bytes if look else 0
         except CANNOT_RUN:
             self.dry = False
             step, dev_peak = _by_formula(wrapped, config, row), 0
@@ -288,12 +288,13 @@ def _padded(examples: Sequence[Example]) -> Row:
     return Row(inputs, row.labels, row.answers, row.inputs["input_ids"].numel())
 
 
-def _either(network: nn.Module, row: Row, examples: Sequence[Example], **how: bool) -> DryStep:
-    """The step with the row as it is, or padded for techniques that take no packed row (prefix tuning)."""
+def _either(network: nn.Module, row: Row, examples: Sequence[Example], **how: bool) -> tuple[DryStep, Row]:
+    """The step and its row: the one given, or the examples padded for a model that takes no packed row."""
     try:
-        return dry_step(network, row, **how)
+        return dry_step(network, row, **how), row
     except CANNOT_RUN:
-        return dry_step(network, _padded(examples), **how)
+        padded = _padded(examples)
+        return dry_step(network, padded, **how), padded
 
 
 def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> DryStep:

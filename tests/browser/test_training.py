@@ -46,7 +46,7 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     page.fill("#lora-field-epochs input", "2")
     page.get_by_label("Test items").locator("visible=true").first.fill("4")
     page.locator("#lora-before > button").click()
-    expect(page.locator("#lora-card .pg-estimate")).to_contain_text("Trained", timeout=SLOW)
+    expect(page.locator("#lora-card .pg-estimate")).to_contain_text("Trainable", timeout=SLOW)
 
     page.click("#lora-start")
     expect(page.locator("#lora-live .pg-pill.pg-done")).to_be_visible(timeout=SLOW)

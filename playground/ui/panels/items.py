@@ -18,7 +18,7 @@ PAGE = 10
 
 def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
     """Draw the panel for the run whose id is in ``run``; it follows that run while it answers."""
-    gr.HTML(heading("Item by item", "The same test items before and after.", 3))
+    gr.HTML(heading("What changed", "The same test items, asked of the base model and of this one.", 3))
     told = gr.HTML(elem_id="items-summary")
     ask = gr.Button("Ask the base model the same items", size="md", visible=False, elem_id="items-before")
     with gr.Row(elem_classes="pg-filters"):
