@@ -195,8 +195,10 @@ class Visitor:
         """Open a tab, from the row or from the menu of those that have no room in it."""
         row = self.page.locator("#tabs > .tab-wrapper")
         tab = row.locator("[role=tablist]").get_by_role("tab", name=name, exact=True).first
+        menu = row.locator(".overflow-menu > button")
+        tab.or_(menu).locator("visible=true").first.wait_for(timeout=30_000)  # the row is laid out late
         if not tab.is_visible():
-            row.locator(".overflow-menu > button").click()
+            menu.click()
             tab = row.locator(".overflow-dropdown button").filter(has_text=name).first
         tab.click()
 
