@@ -126,6 +126,7 @@ def test_documents_are_indexed_and_a_binary_one_is_refused(visit, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_index_survives_a_reload(visit, tmp_path):
     visitor = visit()
     visitor.arrive()
@@ -208,6 +209,7 @@ def test_the_explainer_follows_its_numbers(visit):
     expect(count).to_contain_text("k must be a whole number")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_cannot_be_is_refused_and_one_that_can_is_queued_and_stopped(visit):
     visitor = visit()
     visitor.arrive()
@@ -253,6 +255,7 @@ def test_the_number_of_test_items_is_the_one_typed(visit):
     expect(visitor.page.locator("#live-race .pg-lane.pg-running")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     visitor = visit()
     visitor.arrive()

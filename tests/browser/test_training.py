@@ -31,6 +31,7 @@ def inner(visitor, name):
     visitor.page.locator(".pg-inner-tabs:visible").get_by_role("tab", name=name, exact=True).first.click()
 
 
+@pytest.mark.slow
 def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor = visit()
     page = visitor.page
