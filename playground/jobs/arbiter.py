@@ -6,23 +6,27 @@ One base model and one run's adapted model stay loaded; a job that needs their m
 import gc
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from playground.data import tasks
 from playground.errors import AdapterError, QueueError
 from playground.jobs.local import run_folder
+from playground.jobs.material import material
 from playground.methods import registry
-from playground.methods.base import Adapted, Context
+from playground.methods.base import Adapted, Context, Method
+from playground.methods.diffusion import AdaptedImage, ImageContext
 from playground.models import catalogue
 from playground.results.runs import Run, RunStore
 from playground.settings import Settings
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from playground.models.embedding import Embedder
+    from playground.models.image import ImageModel
     from playground.models.text import LanguageModel
 
 Progress = Callable[[str, int, int | None], None]
@@ -77,8 +81,8 @@ class Arbiter:
         self.settings = settings
         self.store = store
         self._turns = Turnstile()
-        self._model: LanguageModel | None = None
-        self._adapted: tuple[tuple, Adapted] | None = None
+        self._model: LanguageModel | ImageModel | None = None
+        self._adapted: tuple[tuple, Adapted | AdaptedImage] | None = None
         self._embedder: Embedder | None = None
 
     @property
@@ -102,7 +106,7 @@ class Arbiter:
             yield self._base(model_id, progress)
 
     @contextmanager
-    def adapted(self, run_id: int, progress: Progress | None = None) -> Iterator[Adapted]:
+    def adapted(self, run_id: int, progress: Progress | None = None) -> Iterator[Adapted | AdaptedImage]:
         """A finished run's adapted model, restored from its folder, for as long as the block lasts.
 
         Raises:
@@ -116,6 +120,36 @@ class Arbiter:
             raise QueueError(f"Run {run_id} is {run.status}; only a finished run can be tried.")
         with self._turn():
             yield self._restored(run, progress)
+
+    def pictures(
+        self,
+        run_id: int,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        adapted: bool = True,
+        steps: int | None = None,
+        guidance: float | None = None,
+        progress: Progress | None = None,
+    ) -> "list[Image]":
+        """Pictures by a finished run's image model, one a prompt and seed.
+
+        Args:
+            adapted: False = by the base model, with what was learnt switched off.
+            steps, guidance: None = the model's own.
+
+        Raises: as ``adapted``.
+        """
+        from playground.models.pictures import image
+
+        technique = registry.method(self.store.get(run_id).method)
+        with self.adapted(run_id, progress) as found:
+            technique.switch(found.model, adapted)
+            try:
+                drawn = found.model.generate(prompts, seeds, steps=steps, guidance=guidance)
+            finally:
+                technique.switch(found.model, True)
+        return [image(picture) for picture in drawn]
 
     @contextmanager
     def embedder(self) -> "Iterator[Embedder]":
@@ -155,7 +189,7 @@ class Arbiter:
         finally:
             self._turns.release()
 
-    def _base(self, model_id: str, progress: Progress | None) -> "LanguageModel":
+    def _base(self, model_id: str, progress: Progress | None) -> "LanguageModel | ImageModel":
         entry = catalogue.model(model_id, self.settings)
         if self._model is None or self._model.entry != entry:
             if self._model is not None:
@@ -165,12 +199,17 @@ class Arbiter:
 
     def _load(
         self, entry: catalogue.Model, progress: Progress | None, quantization: str | None = None
-    ) -> "LanguageModel":
+    ) -> "LanguageModel | ImageModel":
         from playground.models.sources import locate
-        from playground.models.text import load
 
         self._refuse_beside_a_job(entry)
         folder = locate(entry, self.settings, progress)
+        if entry.modality == "image":
+            from playground.models.image import load
+
+            return load(entry, self.settings, folder=folder)
+        from playground.models.text import load
+
         return load(entry, self.settings, folder=folder, quantization=quantization)
 
     def _refuse_beside_a_job(self, entry: catalogue.Model) -> None:
@@ -186,7 +225,7 @@ class Arbiter:
                 f"Run {running[0].id} is using the GPU's memory. Try again when it has ended, or stop it."
             )
 
-    def _restored(self, run: Run, progress: Progress | None) -> Adapted:
+    def _restored(self, run: Run, progress: Progress | None) -> Adapted | AdaptedImage:
         key = (run.id, run.finished)
         if self._adapted is None or self._adapted[0] != key:
             self._adapted = None
@@ -194,7 +233,7 @@ class Arbiter:
             self._adapted = (key, self._restore(run, progress))
         return self._adapted[1]
 
-    def _restore(self, run: Run, progress: Progress | None) -> Adapted:
+    def _restore(self, run: Run, progress: Progress | None) -> Adapted | AdaptedImage:
         technique = registry.method(run.method)
         params = technique.Params.parse(run.params)
         folder = run_folder(self.settings, run.id)
@@ -207,14 +246,13 @@ class Arbiter:
             model = self._load(entry, progress, technique.quantization(params))
         else:
             model = self._base(run.model, progress)
-        context = Context(
-            task=tasks.task(run.task, self.settings),
-            model=model,
-            folder=folder,
-            seed=run.seed,
-            embedder=self._embedding,
-        )
-        return technique.restore(params, context)
+        return technique.restore(params, self._context(technique, run, model))
+
+    def _context(self, technique: Method, run: Run, model: Any) -> Context | ImageContext:
+        chosen, folder = material(technique, run.task, self.settings), run_folder(self.settings, run.id)
+        if technique.modality == "image":
+            return ImageContext(chosen, model, folder, run.seed)
+        return Context(task=chosen, model=model, folder=folder, seed=run.seed, embedder=self._embedding)
 
     def _embedding(self) -> "Embedder":
         from playground.models.embedding import load_embedder

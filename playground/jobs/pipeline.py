@@ -1,10 +1,8 @@
 """One run as a generator of events: load, adapt, test, what was forgotten. Every executor iterates this."""
 
-import queue
 import random
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from playground.data.tasks import Item, Task
 from playground.events import Event
 from playground.jobs import provenance
 from playground.jobs.forecast import forecast
+from playground.jobs.stages import adapting, earlier_seconds, fetched, sizes
 from playground.methods.base import Adapted, Context, Method, Params
 from playground.methods.parametric import Parametric
 from playground.methods.registry import method
@@ -29,6 +28,11 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
         PlaygroundError: the run cannot be done; the message is for the user.
     """
     technique = method(run.method)
+    if technique.modality == "image":
+        from playground.jobs.image_pipeline import image_pipeline
+
+        yield from image_pipeline(run, settings, folder)
+        return
     params = technique.Params.parse(run.params)
     chosen = tasks.task(run.task, settings)
     entry = catalogue.model(run.model, settings)
@@ -52,10 +56,15 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     )
     load = provenance.OtherLoad()
     device = str(language_model.device)
-    trains = technique.family == "parametric" and technique.modality == "text"
+    trains = technique.family == "parametric"
     base = (yield from _ask_base(language_model, settings)) if trains else None
-    adapted = yield from _adapt(technique.adapt(params, context), device, earlier_seconds(run), embedder)
-    yield from _sizes(adapted)
+    earlier = earlier_seconds(run)
+    adapted = yield from adapting(
+        technique.adapt(params, context), device, lambda: earlier - (embedder.load_seconds or 0.0)
+    )
+    if embedder.load_seconds is not None:
+        yield Event.metric("embedder_load_seconds", embedder.load_seconds)
+    yield from sizes(adapted)
     yield from _test(adapted, chosen, run, device)
     if trains:
         yield from _forgetting(adapted, base)
@@ -71,43 +80,14 @@ def items_to_answer(chosen: Task, limit: int | None) -> Sequence[Item]:
     return [chosen.test[i] for i in sorted(order[:limit])]
 
 
-def earlier_seconds(run: Run) -> float:
-    """Seconds that earlier attempts of a resumed run spent on adapting, as far as they were told."""
-    if not run.resume:
-        return 0.0
-    told = (run.progress or {}).get("adapt_seconds")
-    return float(told or run.metrics.get("adapt_seconds") or 0.0)
-
-
 def _load(entry: Model, settings: Settings, quantization: str | None) -> Generator[Event, None, Any]:
-    from playground.models.sources import locate
     from playground.models.text import load
 
-    folder = yield from _telling(lambda tell: locate(entry, settings, tell))
+    folder = yield from fetched(entry, settings)
     yield Event.progress("load", 0, 1, note=entry.title)
     loaded = load(entry, settings, folder=folder, quantization=quantization)
     yield Event.progress("load", 1, 1, note=entry.title)
     return loaded
-
-
-def _telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
-    """Run a function that reports through a callback, as a generator of progress events."""
-    told: queue.SimpleQueue = queue.SimpleQueue()
-    result: dict[str, Any] = {}
-
-    def body() -> None:
-        try:
-            result["value"] = work(lambda note, done, total: told.put((note, done, total)))
-        except BaseException as error:
-            result["error"] = error
-        told.put(None)
-
-    threading.Thread(target=body, name="fetch", daemon=True).start()
-    for note, done, total in iter(told.get, None):
-        yield Event.progress("fetch", done, total, unit="byte", note=note)
-    if "error" in result:
-        raise result["error"]
-    return result["value"]
 
 
 def _estimate(
@@ -142,38 +122,6 @@ def _forgetting(adapted: Adapted, base: Any) -> Iterator[Event]:
     yield from retention.measure(adapted.model, base)
 
 
-def _adapt(
-    steps: Generator[Event, None, Adapted], device: str, earlier: float, embedder: "LazyEmbedder"
-) -> Generator[Event, None, Adapted]:
-    from playground.training.measure import PeakMemory, Stopwatch
-
-    def seconds() -> float:
-        return earlier + watch.seconds - (embedder.load_seconds or 0.0)
-
-    yield Event.progress("adapt", 0)
-    with PeakMemory(device) as memory, Stopwatch() as watch:
-        adapted = yield from _timed(steps, seconds)
-    yield Event.metric("adapt_seconds", seconds())
-    yield Event.metric("adapt_peak_bytes", memory.bytes)
-    if embedder.load_seconds is not None:
-        yield Event.metric("embedder_load_seconds", embedder.load_seconds)
-    return adapted
-
-
-def _timed(
-    steps: Generator[Event, None, Adapted], seconds: Callable[[], float]
-) -> Generator[Event, None, Adapted]:
-    """Pass events on; progress carries the seconds spent so far, so that a resumed run can add to them."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            return end.value
-        if event.kind == "progress":
-            event.data["adapt_seconds"] = seconds()
-        yield event
-
-
 def _test(adapted: Adapted, chosen: Task, run: Run, device: str) -> Iterator[Event]:
     from playground.evaluation.text import evaluate
     from playground.training.measure import PeakMemory
@@ -181,13 +129,6 @@ def _test(adapted: Adapted, chosen: Task, run: Run, device: str) -> Iterator[Eve
     with PeakMemory(device) as memory:
         yield from evaluate(adapted, chosen, items_to_answer(chosen, run.limit), seed=run.seed)
     yield Event.metric("answer_peak_bytes", memory.bytes)
-
-
-def _sizes(adapted: Adapted) -> Iterator[Event]:
-    trainable, total = adapted.trainable_parameters, adapted.total_parameters
-    yield Event.metric("stored_bytes", adapted.stored_bytes)
-    yield Event.metric("trainable_parameters", trainable)
-    yield Event.metric("trainable_share", trainable / total if trainable is not None and total else None)
 
 
 class LazyEmbedder:

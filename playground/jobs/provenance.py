@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import playground
+from playground.data.subjects import Subject
 from playground.data.tasks import Task
 from playground.results.runs import Run
 
 if TYPE_CHECKING:
+    from playground.models.image import ImageModel
     from playground.models.text import LanguageModel
 
 LIBRARIES = (
@@ -29,10 +31,12 @@ LIBRARIES = (
     "chromadb",
     "bm25s",
     "numpy",
+    "diffusers",
+    "pillow",
 )
 
 
-def before(run: Run, task: Task) -> dict[str, Any]:
+def before(run: Run, chosen: Task | Subject) -> dict[str, Any]:
     """What is known before the model is loaded."""
     return {
         "playground": playground.__version__,
@@ -42,19 +46,17 @@ def before(run: Run, task: Task) -> dict[str, Any]:
         "seed": run.seed,
         "limit": run.limit,
         "resumed": run.resume,
-        "task": task.id,
-        "data_hash": task.data_hash,
-        "metric": task.metric,
-        "test_items": len(task.test),
+        "task": chosen.id,
+        "data_hash": chosen.data_hash,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "libraries": libraries(),
-    }
+    } | ({"metric": chosen.metric, "test_items": len(chosen.test)} if isinstance(chosen, Task) else {})
 
 
-def of_model(model: "LanguageModel") -> dict[str, Any]:
+def of_model(model: "LanguageModel | ImageModel") -> dict[str, Any]:
     """What is known once the model is loaded."""
     import torch
 
@@ -67,7 +69,7 @@ def of_model(model: "LanguageModel") -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": model.quantization,
+        "quantization": getattr(model, "quantization", None),
         "threads": torch.get_num_threads(),
     }
 

@@ -18,10 +18,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from playground.data import tasks
+from playground.data.subjects import Subject
 from playground.data.tasks import Task
 from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreError
 from playground.jobs import local, processes
+from playground.jobs.material import material
 from playground.methods.registry import method, methods
 from playground.models import catalogue
 from playground.models.catalogue import Model
@@ -164,8 +165,8 @@ class Queue:
         """
         technique = method(method_id)
         values = technique.Params.parse(dict(params))
-        chosen_task = tasks.task(task_id, self.settings)
-        technique.check(values, chosen_task)
+        chosen = material(technique, task_id, self.settings)
+        technique.check(values, chosen)
         entry = catalogue.model(model_id, self.settings)
         if technique.modality != entry.modality:
             raise InvalidInput(
@@ -175,17 +176,14 @@ class Queue:
         if self.check_model:
             self.check_model(entry, self.settings)
         seed = _whole(seed, "seed", 0, 2**32 - 1)
-        if limit is not None:
-            limit = _whole(limit, "limit", 1)
-            if limit >= len(chosen_task.test):
-                limit = None  # nothing is capped, and rows with and without it compare
+        limit = _limit(limit, chosen)
         dumped = values.model_dump(mode="json")
         return Filing(
-            key=run_key(method_id, dumped, entry, chosen_task, seed, limit),
+            key=run_key(method_id, dumped, entry, chosen, seed, limit),
             method=method_id,
             params=dumped,
             model=entry.id,
-            task=chosen_task.id,
+            task=chosen.id,
             seed=seed,
             limit=limit,
             group=group,
@@ -406,12 +404,25 @@ class Queue:
 
 
 def run_key(
-    method_id: str, params: Mapping[str, Any], entry: Model, data: Task, seed: int, limit: int | None
+    method_id: str,
+    params: Mapping[str, Any],
+    entry: Model,
+    data: Task | Subject,
+    seed: int,
+    limit: int | None,
 ) -> str:
     """A hash of all that decides a run's result."""
     parts = [method_id, params, entry.id, entry.repo, entry.revision, entry.sha256]
     parts += [data.id, data.data_hash, seed, limit]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _limit(limit: Any, chosen: Task | Subject) -> int | None:
+    """None where nothing is capped, so that rows with and without it compare; subjects are tested whole."""
+    if limit is None:
+        return None
+    limit = _whole(limit, "limit", 1)
+    return limit if isinstance(chosen, Task) and limit < len(chosen.test) else None
 
 
 def _whole(value: Any, name: str, low: int, high: int | None = None) -> int:

@@ -60,6 +60,10 @@ BUILT_IN = (
     "playground.methods.newer_peft:BEFT",
     "playground.methods.newer_peft:LlamaAdapter",
     "playground.methods.newer_peft:TrainableTokens",
+    "playground.methods.image_base:ImageBase",
+    "playground.methods.dreambooth:DreamBooth",
+    "playground.methods.dreambooth_lora:DreamBoothLoRA",
+    "playground.methods.style_lora:StyleLoRA",
 )
 
 # Those that race unless others are chosen: one of each kind, in about ten minutes on two cores.

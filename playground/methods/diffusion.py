@@ -1,0 +1,290 @@
+"""What all methods that train an image model share: parameters, class pictures, looks on the way, the result's folder.
+
+A technique adds which weights it trains (``wrap``) and how they are written and read.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from playground.data.subjects import Subject
+from playground.errors import AdapterError, InvalidParams
+from playground.events import Event
+from playground.methods.base import Method, Params, parameter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from playground.models.image import ImageModel
+    from playground.training.diffusion import DiffusionPlan, PriorFromNetwork
+
+ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
+CLASS_PICTURES = "class"  # pictures of the class by the model as it was, below the run's folder
+
+Look = Callable[[int], Iterable[Event]]
+
+
+@dataclass
+class ImageContext:
+    """What a run hands to an image method; the image side's ``Context``.
+
+    ``look`` draws and measures samples after a step and tells them as events; ``better`` says whether what it
+    saw last is the best so far. ``requests`` gives what was asked for since it was called last: "sample", "save".
+    """
+
+    subject: Subject
+    model: "ImageModel"
+    folder: Path
+    seed: int
+    look: Look | None = None
+    better: Callable[[], bool] = lambda: False
+    requests: Callable[[], set[str]] = set
+    resume: bool = False
+
+
+@dataclass
+class AdaptedImage:
+    """What an image method hands back: the model draws, and its size on disk is known; see ``Adapted``."""
+
+    model: "ImageModel"
+    stored_bytes: int
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class ImageMethod(Method):
+    """A technique for image models: it is adapted to a ``Subject`` instead of a ``Task``."""
+
+    modality: ClassVar[Literal["text", "image"]] = "image"
+
+    def check(self, params: Params, subject: Subject) -> None:
+        """Refuse parameters that do not fit the subject, before the start.
+
+        Raises:
+            InvalidParams: says which parameter, and what would fit.
+        """
+
+    @abstractmethod
+    def adapt(self, params: Params, context: ImageContext) -> Generator[Event, None, AdaptedImage]:
+        """Do what the technique does, telling progress, and return the adapted model."""
+
+    @abstractmethod
+    def restore(self, params: Params, context: ImageContext) -> AdaptedImage:
+        """See ``Method.restore``."""
+
+    def switch(self, model: "ImageModel", on: bool) -> None:
+        """Let a restored model draw with what was learnt, or as the base model; nothing to switch by default."""
+
+
+class DiffusionParams(Params):
+    """What every training of an image model lets one choose."""
+
+    steps: int = parameter(
+        300,
+        "Steps",
+        "Steps of the optimiser. Too many, and it draws nothing else.",
+        minimum=1,
+        maximum=20_000,
+    )
+    learning_rate: float = parameter(
+        1e-4, "Learning rate", "The highest one; too high forgets, too low learns nothing.",
+        minimum=1e-7, maximum=0.1,
+    )  # fmt: skip
+    batch_size: int = parameter(
+        4, "Batch size", "Pictures of the subject a step; as many of the class come beside them.",
+        minimum=1, maximum=64,
+    )  # fmt: skip
+    schedule: Literal["constant", "cosine", "linear"] = parameter(
+        "constant", "Schedule", "How the learning rate falls after the warm-up.", advanced=True
+    )
+    warmup: float = parameter(
+        0.05, "Warm-up", "Share of the steps in which the learning rate rises.",
+        minimum=0, maximum=0.9, step=0.05, advanced=True,
+    )  # fmt: skip
+    weight_decay: float = parameter(
+        0.01, "Weight decay", "Pulls the trained weights towards zero.", minimum=0, maximum=1, advanced=True
+    )
+    snr_gamma: float = parameter(
+        0.0,
+        "Min-SNR γ",
+        "Weights the loss of easy, nearly clean pictures down (Hang et al. 2023); 5 is usual, 0 = off.",
+        minimum=0, maximum=100, step=1, advanced=True,
+    )  # fmt: skip
+    sample_every: int = parameter(
+        50, "Look every", "Steps between two looks: samples, fidelity, drift. Each takes a few seconds.",
+        minimum=1, maximum=20_000,
+    )  # fmt: skip
+    keep: Literal["recommended", "last"] = parameter(
+        "recommended",
+        "Keep",
+        "The weights of the recommended look, or those of the last step.",
+        advanced=True,
+    )
+
+
+class Diffusion(ImageMethod):
+    """A method that trains weights of an image model, its own or added ones."""
+
+    family: ClassVar[str] = "parametric"
+    Params = DiffusionParams
+
+    @abstractmethod
+    def wrap(self, params: DiffusionParams, model: "ImageModel", seed: int = 0) -> None:
+        """Make the trainable part in place; only it requires a gradient afterwards.
+
+        Raises:
+            InvalidParams: the technique does not fit this model; the message says why.
+        """
+
+    @abstractmethod
+    def write(self, params: DiffusionParams, model: "ImageModel", folder: Path) -> None:
+        """Write what was trained into an empty folder, as safetensors."""
+
+    @abstractmethod
+    def read(self, params: DiffusionParams, model: "ImageModel", folder: Path) -> None:
+        """Put what ``write`` wrote into a freshly loaded model.
+
+        Raises:
+            AdapterError: it does not fit, or holds numbers that are not finite.
+        """
+
+    def prior(
+        self, params: DiffusionParams, context: ImageContext
+    ) -> "Generator[Event, None, tuple[Tensor, list[str]] | PriorFromNetwork | None]":
+        """What keeps the class as it was: pictures of it with their prompts, the network itself, or nothing."""
+        return None
+        yield
+
+    def prior_weight(self, params: DiffusionParams) -> float:
+        """λ, the weight of the prior's loss beside the subject's."""
+        return 0.0
+
+    def text_encoder(self, params: DiffusionParams) -> bool:
+        """Whether the text encoder is trained, too."""
+        return False
+
+    def plan(self, params: DiffusionParams, seed: int = 0) -> "DiffusionPlan":
+        """The parameters in the training loop's words."""
+        from playground.settings import Settings
+        from playground.training.diffusion import DiffusionPlan
+
+        settings = Settings.from_environment()
+        return DiffusionPlan(
+            steps=params.steps,
+            batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            schedule=params.schedule,
+            warmup=params.warmup,
+            weight_decay=params.weight_decay,
+            snr_gamma=params.snr_gamma or None,
+            prior_weight=self.prior_weight(params),
+            train_text_encoder=self.text_encoder(params),
+            sample_every=params.sample_every,
+            seed=seed,
+            threads=settings.threads,
+        )
+
+    def check(self, params: DiffusionParams, subject: Subject) -> None:
+        """Refuse a subject without pictures.
+
+        Raises:
+            InvalidParams: it has none.
+        """
+        if not subject.train:
+            raise InvalidParams(f"“{subject.title}” has no pictures to train on; add three to five.", "task")
+
+    def adapt(self, params: DiffusionParams, context: ImageContext) -> Generator[Event, None, AdaptedImage]:
+        """Train, and save the result in ``context.folder``/adapter.
+
+        Raises:
+            TrainingDiverged, OutOfMemory, RunFailed: see playground.training.diffusion.train.
+        """
+        from playground.training import checkpoints
+        from playground.training.saving import clear_leftovers
+
+        clear_leftovers(context.folder)
+        if context.resume and (context.folder / ADAPTER).exists():
+            yield Event.log("Training was finished before; its result is used.")
+            adapted = self.restore(params, context)
+        else:
+            adapted = yield from self._train(params, context)
+        checkpoints.remove(context.folder)
+        yield Event.artifact(ADAPTER, ADAPTER, adapted.stored_bytes)
+        return adapted
+
+    def restore(self, params: DiffusionParams, context: ImageContext) -> AdaptedImage:
+        """The finished result in the model.
+
+        Raises:
+            AdapterError: it is missing, damaged, of another model or other parameters.
+        """
+        from playground.training import adapter_files
+
+        about = self._about(params, context)
+        folder = context.folder / ADAPTER
+        kept = adapter_files.verify(folder, {name: about[name] for name in ("method", "model", "revision")})
+        if kept.get("params") != about["params"]:
+            raise AdapterError(
+                f"The adapter was made with params {kept.get('params')!r}, not with {about['params']!r}."
+            )
+        self.read(params, context.model, folder)
+        return self._adapted(context)
+
+    def _train(self, params: DiffusionParams, context: ImageContext) -> Generator[Event, None, AdaptedImage]:
+        from playground.training import adapter_files
+        from playground.training.diffusion import Concept, train
+
+        model, subject = context.model, context.subject
+        prior = yield from self.prior(params, context)
+        self.wrap(params, model, context.seed)
+        pictures = training_pictures(subject, model.size)
+        instance = Concept(pictures, [subject.instance_prompt(picture) for picture in subject.train])
+        result = yield from train(
+            model,
+            instance,
+            self.plan(params, context.seed),
+            context.folder,
+            prior=prior,
+            resume=context.resume,
+            looks=context.look,
+            requests=context.requests,
+            keep=context.better if params.keep == "recommended" and context.look else None,
+        )
+        about = self._about(params, context) | {"subject": subject.id}
+        adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(params, model, folder), about)
+        yield Event.metric("train_loss", result.train_loss)
+        yield Event.metric("steps", result.steps)
+        yield Event.metric("kept_step", result.kept_step)
+        yield Event.metric("steps_per_second", result.steps_per_second)
+        return self._adapted(context)
+
+    def _adapted(self, context: ImageContext) -> AdaptedImage:
+        from playground.training.measure import directory_bytes
+
+        trainable, total = counts(context.model)
+        return AdaptedImage(context.model, directory_bytes(context.folder / ADAPTER), trainable, total)
+
+    def _about(self, params: DiffusionParams, context: ImageContext) -> dict[str, Any]:
+        return {
+            "method": self.id,
+            "model": context.model.entry.id,
+            "revision": context.model.revision,
+            "params": params.model_dump(mode="json"),
+        }
+
+
+def training_pictures(subject: Subject, size: int) -> "Tensor":
+    """The subject's training pictures, cropped: float32 (n, 3, size, size), −1…1."""
+    from playground.models.pictures import tensors
+
+    return tensors([picture.path for picture in subject.train], size)
+
+
+def counts(model: "ImageModel") -> tuple[int, int]:
+    """Parameters that training may change, and all that draw a picture: denoiser, text encoders, autoencoder."""
+    networks = [part for part in model.pipeline.components.values() if hasattr(part, "parameters")]
+    parameters = [one for network in networks for one in network.parameters()]
+    return sum(one.numel() for one in parameters if one.requires_grad), sum(one.numel() for one in parameters)

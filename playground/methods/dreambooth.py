@@ -1,0 +1,149 @@
+"""DreamBooth: all layers of the denoiser learn a subject; pictures of its class keep the class as it was."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from playground.data.subjects import Subject
+from playground.errors import InvalidParams
+from playground.events import Event
+from playground.methods.base import parameter
+from playground.methods.diffusion import CLASS_PICTURES, Diffusion, DiffusionParams, ImageContext
+
+if TYPE_CHECKING:
+    from playground.models.image import ImageModel
+
+AT_ONCE = 4  # class pictures drawn together
+
+
+class DreamBoothParams(DiffusionParams):
+    """What DreamBooth lets one choose."""
+
+    learning_rate: float = parameter(
+        5e-5,
+        "Learning rate",
+        "All weights move, so it is far lower than for LoRA.",
+        minimum=1e-7,
+        maximum=0.1,
+    )
+    prior_preservation: bool = parameter(
+        True,
+        "Prior preservation",
+        "Also train on the model's own pictures of the class, so that it does not forget what others look like.",
+    )
+    prior_weight: float = parameter(
+        1.0, "Prior weight λ", "The weight of the class's loss beside the subject's.", minimum=0, maximum=10
+    )
+    class_pictures: int = parameter(
+        24,
+        "Class pictures",
+        "How many the model draws of the class before the training.",
+        minimum=1,
+        maximum=1000,
+    )
+    train_text_encoder: bool = parameter(
+        False, "Train the text encoder", "Learns finer, takes more memory, forgets more.", advanced=True
+    )
+
+
+class DreamBooth(Diffusion):
+    """Full fine-tuning on 3 to 5 pictures with a rare token, and the class-specific prior-preservation loss:
+
+    L = ‖x̂(subject) − x‖² + λ ‖x̂(class) − x_pr‖², where x_pr are pictures of the frozen model.
+    """
+
+    id: ClassVar[str] = "dreambooth"
+    title: ClassVar[str] = "DreamBooth"
+    changes_weights: ClassVar[str] = "Yes, all of the denoiser"
+    summary: ClassVar[str] = (
+        "Binds a rare word to one subject from three to five pictures, and keeps the class by its own pictures."
+    )
+    training_cost: ClassVar[str] = "High"
+    storage_cost: ClassVar[str] = "High"
+    use_case: ClassVar[str] = "One person, pet or thing in new scenes"
+    best_for: ClassVar[str] = "The closest likeness, where a whole model may be stored"
+    paper: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242"
+    Params = DreamBoothParams
+
+    def check(self, params: DreamBoothParams, subject: Subject) -> None:
+        """Refuse a style.
+
+        Raises:
+            InvalidParams: the subject is a style, or has no pictures.
+        """
+        super().check(params, subject)
+        if subject.kind != "subject":
+            raise InvalidParams(f"“{subject.title}” is a style: choose Style LoRA for it.", "task")
+
+    def prior_weight(self, params: DreamBoothParams) -> float:
+        """See ``Diffusion.prior_weight``."""
+        return params.prior_weight if params.prior_preservation else 0.0
+
+    def text_encoder(self, params: DreamBoothParams) -> bool:
+        """See ``Diffusion.text_encoder``."""
+        return params.train_text_encoder
+
+    def prior(self, params: DreamBoothParams, context: ImageContext) -> Generator[Event, None, Any]:
+        """Pictures of the class, drawn by the model before it is changed; kept for a resume."""
+        if not (params.prior_preservation and params.prior_weight):
+            return None
+        from playground.models.pictures import tensors
+        from playground.training.diffusion import Concept
+
+        yield from draw_class(context, params.class_pictures)
+        folder = context.folder / CLASS_PICTURES
+        paths = [folder / f"{at}.png" for at in range(params.class_pictures)]
+        prompts = class_prompts(context.subject, params.class_pictures)
+        return Concept(tensors(paths, context.model.size), prompts)
+
+    def wrap(self, params: DreamBoothParams, model: "ImageModel", seed: int = 0) -> None:
+        """See ``Diffusion.wrap``: the denoiser in float32, and the text encoders where they are trained."""
+        from playground.training.whole_image import require
+
+        require(model, text_encoders=params.train_text_encoder)
+
+    def write(self, params: DreamBoothParams, model: "ImageModel", folder: Path) -> None:
+        """The trained networks, each in a folder that diffusers or transformers loads by itself."""
+        from playground.training.whole_image import write
+
+        write(model, folder, text_encoders=params.train_text_encoder)
+
+    def read(self, params: DreamBoothParams, model: "ImageModel", folder: Path) -> None:
+        """See ``Diffusion.read``. The base weights are kept beside the trained ones, for ``switch``."""
+        from playground.training.whole_image import read
+
+        read(model, folder)
+
+    def switch(self, model: "ImageModel", on: bool) -> None:
+        """See ``ImageMethod.switch``."""
+        from playground.training.whole_image import switch
+
+        switch(model, on)
+
+
+def class_prompts(subject: Subject, count: int) -> list[str]:
+    """``count`` prompts of the class alone, the subject's own contexts in turn.
+
+    The paper asks for "a [class]" only; with contexts the pictures cover what the class can look like.
+    """
+    prompts = subject.class_prompts
+    return [subject.context(prompts[at % len(prompts)], subject=False) for at in range(count)]
+
+
+def draw_class(context: ImageContext, count: int) -> Generator[Event, None, None]:
+    """Draw the pictures of the class that are not there yet, and save them."""
+    from playground.models.pictures import save
+
+    folder = context.folder / CLASS_PICTURES
+    prompts = class_prompts(context.subject, count)
+    missing = [at for at in range(count) if not (folder / f"{at}.png").is_file()]
+    for start in range(0, len(missing), AT_ONCE):
+        yield Event.progress(
+            "class", count - len(missing) + start, count, unit="picture", note="Drawing the class"
+        )
+        part = missing[start : start + AT_ONCE]
+        # seeds of their own, apart from those of the samples
+        drawn = context.model.generate([prompts[at] for at in part], [10_000 + at for at in part])
+        for at, picture in zip(part, drawn, strict=True):
+            save(picture, folder / f"{at}.png")
+    yield Event.progress("class", count, count, unit="picture", note="Drawing the class")

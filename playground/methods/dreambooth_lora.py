@@ -1,0 +1,120 @@
+"""DreamBooth-LoRA: low-rank matrices learn the subject; the network with its adapter off keeps the class."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from playground.data.subjects import Subject
+from playground.errors import InvalidParams
+from playground.events import Event
+from playground.methods.base import parameter
+from playground.methods.diffusion import Diffusion, DiffusionParams, ImageContext
+from playground.methods.dreambooth import class_prompts
+
+if TYPE_CHECKING:
+    from playground.models.image import ImageModel
+
+PROMPTS = 24  # prompts of the class that the prior goes through
+
+
+class ImageLoRAParams(DiffusionParams):
+    """What LoRA on an image model lets one choose."""
+
+    learning_rate: float = parameter(
+        1e-3, "Learning rate", "The highest one. Few weights move, so it is high.", minimum=1e-7, maximum=0.1
+    )
+    rank: int = parameter(16, "Rank", "Of the two matrices beside each layer.", minimum=1, maximum=256)
+    alpha: float = parameter(
+        16.0, "Alpha", "The update is scaled by alpha / rank.", minimum=0.01, maximum=1024, advanced=True
+    )
+    train_text_encoder: bool = parameter(
+        False, "Train the text encoder", "Low-rank matrices beside its layers, too.", advanced=True
+    )
+
+
+class ImageLoRA(Diffusion):
+    """W = W0 + (alpha / rank) · B·A on the attention and feed-forward layers of the denoiser."""
+
+    Params = ImageLoRAParams
+
+    def text_encoder(self, params: ImageLoRAParams) -> bool:
+        """See ``Diffusion.text_encoder``."""
+        return params.train_text_encoder
+
+    def wrap(self, params: ImageLoRAParams, model: "ImageModel", seed: int = 0) -> None:
+        """See ``Diffusion.wrap``."""
+        from playground.training.image_lora import add
+
+        add(model, params.rank, params.alpha, text_encoders=params.train_text_encoder, seed=seed)
+
+    def write(self, params: ImageLoRAParams, model: "ImageModel", folder: Path) -> None:
+        """``pytorch_lora_weights.safetensors``, which ``pipeline.load_lora_weights`` of diffusers takes."""
+        from playground.training.image_lora import write
+
+        write(model, folder)
+
+    def read(self, params: ImageLoRAParams, model: "ImageModel", folder: Path) -> None:
+        """See ``Diffusion.read``."""
+        from playground.training.image_lora import read
+
+        self.wrap(params, model)
+        read(model, folder)
+
+    def switch(self, model: "ImageModel", on: bool) -> None:
+        """See ``ImageMethod.switch``."""
+        from playground.training.image_lora import switch
+
+        switch(model, on)
+
+
+class DreamBoothLoRAParams(ImageLoRAParams):
+    """What DreamBooth-LoRA lets one choose."""
+
+    prior_preservation: bool = parameter(
+        True,
+        "Prior preservation",
+        "Keep the class as the network draws it with its adapter off; no class pictures are needed.",
+    )
+    prior_weight: float = parameter(
+        1.0, "Prior weight λ", "The weight of the class's loss beside the subject's.", minimum=0, maximum=10
+    )
+
+
+class DreamBoothLoRA(ImageLoRA):
+    """DreamBooth's two losses on low-rank matrices; the prior's target is the network with its adapter off."""
+
+    id: ClassVar[str] = "dreambooth_lora"
+    title: ClassVar[str] = "DreamBooth-LoRA"
+    changes_weights: ClassVar[str] = "Adds low-rank matrices"
+    summary: ClassVar[str] = (
+        "Binds a rare word to one subject with low-rank matrices: a small file instead of a whole model."
+    )
+    training_cost: ClassVar[str] = "Medium"
+    storage_cost: ClassVar[str] = "Low"
+    use_case: ClassVar[str] = "Many subjects for one model"
+    best_for: ClassVar[str] = "A likeness that is quick to train and easy to share"
+    paper: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242; Hu et al. 2021, arXiv:2106.09685"
+    Params = DreamBoothLoRAParams
+
+    def check(self, params: DreamBoothLoRAParams, subject: Subject) -> None:
+        """Refuse a style.
+
+        Raises:
+            InvalidParams: the subject is a style, or has no pictures.
+        """
+        super().check(params, subject)
+        if subject.kind != "subject":
+            raise InvalidParams(f"“{subject.title}” is a style: choose Style LoRA for it.", "task")
+
+    def prior_weight(self, params: DreamBoothLoRAParams) -> float:
+        """See ``Diffusion.prior_weight``."""
+        return params.prior_weight if params.prior_preservation else 0.0
+
+    def prior(self, params: DreamBoothLoRAParams, context: ImageContext) -> Generator[Event, None, Any]:
+        """The network itself, with its adapter off."""
+        from playground.training.diffusion import PriorFromNetwork
+
+        if not (params.prior_preservation and params.prior_weight):
+            return None
+        yield Event.log("The class is kept by the network with its adapter off; no class pictures are drawn.")
+        return PriorFromNetwork(class_prompts(context.subject, PROMPTS))
