@@ -28,12 +28,8 @@ def image(picture: Tensor) -> Image.Image:
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """Write one picture (3, h, w), −1…1, as a PNG; whole or not at all.
-
-    Raises:
-        RunFailed: the disk is full.
-    """
-    from playground.training.saving import atomic_file
-
-    with atomic_file(path) as partial:
-        image(picture).save(partial, format="PNG")
+    """Write one picture (3, h, w), −1…1, as a PNG; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    image(picture).save(partial, format="PNG")
+    partial.replace(path)
