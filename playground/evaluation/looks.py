@@ -4,6 +4,7 @@ What a look sees is half of the held-out pictures and of the prompts (the image 
 to keep are chosen. The other half is for the test at the end, which no choice has seen.
 """
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from playground.events import Event
 from playground.models.image import ImageModel
 from playground.models.pictures import save, tensors
 
+POINTS = "looks.json"  # what the looks of a run came to, for its resumption
 SAMPLES = "samples"  # folder below the run's folder
 CONTEXTS, CLASSES = 3, 2  # pictures of a look
 TEST_SEEDS = 2  # pictures a prompt at the end
@@ -126,6 +128,8 @@ class Eye:
             "look": tensors([p.path for p in dev.pictures], self.model.size),
             "test": tensors([p.path for p in test.pictures], self.model.size),
         }
+        if (path := self.folder / POINTS).is_file():  # a resumed run
+            self.points = json.loads(path.read_text())
         self.train = tensors([p.path for p in self.subject.train], self.model.size)
 
     def remember(self) -> Iterator[Event]:
@@ -139,14 +143,18 @@ class Eye:
         pictures = draw(self.model, self.asked["look"])
         stage = "during" if step else "before"
         found = yield from self._tell("look", pictures, stage, step)
-        self.points = [point for point in self.points if point["step"] != step]  # again, after a resume
+        self.points = [
+            point for point in self.points if point["step"] != step
+        ]  # seen before, in a resumed run
         self.points.append({"step": step, **found.finite()})
+        (self.folder / POINTS).write_text(json.dumps(self.points))
         for name, value in found.finite().items():
             yield Event.metric(name, value, step)
 
-    def better(self) -> bool:
-        """Whether the last look is the one to keep so far."""
-        return bool(self.points) and recommend(self.points) == self.points[-1]["step"]
+    def choose(self, steps: Sequence[int]) -> int | None:
+        """Which of these steps to keep, by what was seen; None where none of them was looked at."""
+        seen = [point for point in self.points if point["step"] in steps]
+        return recommend(seen) if seen else None
 
     def test(self) -> Iterator[Event]:
         """Draw and measure what no look has seen; one picture's time among it."""

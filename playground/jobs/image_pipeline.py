@@ -55,7 +55,7 @@ def image_pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Even
         folder=folder,
         seed=run.seed,
         look=eye.look,
-        better=eye.better,
+        choose=eye.choose,
         requests=lambda: requests.asked(folder),
         resume=run.resume,
     )

@@ -4,7 +4,7 @@ A technique adds which weights it trains (``wrap``) and how they are written and
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from playground.models.image import ImageModel
-    from playground.training.diffusion import DiffusionPlan, PriorFromNetwork
+    from playground.training.diffusion import DiffusionPlan, DiffusionResult, Prior
 
 ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
+LOOKS_BYTES = 4 * 10**9  # weights of all looks together, in float32: above it only the last step's are kept
 CLASS_PICTURES = "class"  # pictures of the class by the model as it was, below the run's folder
 
 Look = Callable[[int], Iterable[Event]]
@@ -30,8 +31,8 @@ Look = Callable[[int], Iterable[Event]]
 class ImageContext:
     """What a run hands to an image method; the image side's ``Context``.
 
-    ``look`` draws and measures samples after a step and tells them as events; ``better`` says whether what it
-    saw last is the best so far. ``requests`` gives what was asked for since it was called last: "sample", "save".
+    ``look`` draws and measures samples after a step and tells them as events; ``choose`` says which of the steps
+    it saw is the one to keep. ``requests`` gives what was asked for since it was called last: "sample", "save".
     """
 
     subject: Subject
@@ -39,7 +40,7 @@ class ImageContext:
     folder: Path
     seed: int
     look: Look | None = None
-    better: Callable[[], bool] = lambda: False
+    choose: Callable[[Sequence[int]], int | None] = lambda steps: None
     requests: Callable[[], set[str]] = set
     resume: bool = False
 
@@ -151,9 +152,7 @@ class Diffusion(ImageMethod):
             AdapterError: it does not fit, or holds numbers that are not finite.
         """
 
-    def prior(
-        self, params: DiffusionParams, context: ImageContext
-    ) -> "Generator[Event, None, tuple[Tensor, list[str]] | PriorFromNetwork | None]":
+    def prior(self, params: DiffusionParams, context: ImageContext) -> "Generator[Event, None, Prior | None]":
         """What keeps the class as it was: pictures of it with their prompts, the network itself, or nothing."""
         return None
         yield
@@ -162,16 +161,14 @@ class Diffusion(ImageMethod):
         """λ, the weight of the prior's loss beside the subject's."""
         return 0.0
 
-    def text_encoder(self, params: DiffusionParams) -> bool:
-        """Whether the text encoder is trained, too."""
-        return False
-
-    def plan(self, params: DiffusionParams, seed: int = 0) -> "DiffusionPlan":
-        """The parameters in the training loop's words."""
+    def plan(self, params: DiffusionParams, context: ImageContext) -> "DiffusionPlan":
+        """The parameters in the training loop's words; weights of the looks are kept where the disk can bear it."""
         from playground.settings import Settings
         from playground.training.diffusion import DiffusionPlan
 
         settings = Settings.from_environment()
+        looks = 2 + params.steps // params.sample_every
+        small = looks * 4 * counts(context.model)[0] <= LOOKS_BYTES
         return DiffusionPlan(
             steps=params.steps,
             batch_size=params.batch_size,
@@ -181,10 +178,11 @@ class Diffusion(ImageMethod):
             weight_decay=params.weight_decay,
             snr_gamma=params.snr_gamma or None,
             prior_weight=self.prior_weight(params),
-            train_text_encoder=self.text_encoder(params),
             sample_every=params.sample_every,
-            seed=seed,
+            keep_looks=params.keep == "recommended" and small and context.look is not None,
+            seed=context.seed,
             threads=settings.threads,
+            mixed=None if settings.dtype == "auto" else False,
         )
 
     def check(self, params: DiffusionParams, subject: Subject) -> None:
@@ -245,21 +243,34 @@ class Diffusion(ImageMethod):
         result = yield from train(
             model,
             instance,
-            self.plan(params, context.seed),
+            self.plan(params, context),
             context.folder,
             prior=prior,
             resume=context.resume,
             looks=context.look,
             requests=context.requests,
-            keep=context.better if params.keep == "recommended" and context.look else None,
         )
-        about = self._about(params, context) | {"subject": subject.id}
+        kept = yield from self._keep(context, result)
+        about = self._about(params, context) | {"subject": subject.id, "kept_step": kept}
         adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(params, model, folder), about)
         yield Event.metric("train_loss", result.train_loss)
         yield Event.metric("steps", result.steps)
-        yield Event.metric("kept_step", result.kept_step)
-        yield Event.metric("steps_per_second", result.steps_per_second)
+        yield Event.metric("kept_step", kept)
+        yield Event.metric("steps_per_second", result.steps / result.seconds)
         return self._adapted(context)
+
+    def _keep(self, context: ImageContext, result: "DiffusionResult") -> Generator[Event, None, int]:
+        """Put back the weights of the step that the looks recommend; those of the last one where none is better."""
+        from playground.training.diffusion import restore
+
+        step = context.choose(result.kept)
+        if step is None or step == result.steps:
+            return result.steps
+        restore(context.model, context.folder, step)
+        yield Event.log(
+            f"The weights of step {step} are kept: those looks recommend, of {result.steps} steps."
+        )
+        return step
 
     def _adapted(self, context: ImageContext) -> AdaptedImage:
         from playground.training.measure import directory_bytes

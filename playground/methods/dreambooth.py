@@ -79,10 +79,6 @@ class DreamBooth(Diffusion):
         """See ``Diffusion.prior_weight``."""
         return params.prior_weight if params.prior_preservation else 0.0
 
-    def text_encoder(self, params: DreamBoothParams) -> bool:
-        """See ``Diffusion.text_encoder``."""
-        return params.train_text_encoder
-
     def prior(self, params: DreamBoothParams, context: ImageContext) -> Generator[Event, None, Any]:
         """Pictures of the class, drawn by the model before it is changed; kept for a resume."""
         if not (params.prior_preservation and params.prior_weight):

@@ -33,13 +33,9 @@ class ImageLoRAParams(DiffusionParams):
 
 
 class ImageLoRA(Diffusion):
-    """W = W0 + (alpha / rank) · B·A on the attention and feed-forward layers of the denoiser."""
+    """W = W0 + (alpha / rank) · B·A on the attention layers of the denoiser."""
 
     Params = ImageLoRAParams
-
-    def text_encoder(self, params: ImageLoRAParams) -> bool:
-        """See ``Diffusion.text_encoder``."""
-        return params.train_text_encoder
 
     def wrap(self, params: ImageLoRAParams, model: "ImageModel", seed: int = 0) -> None:
         """See ``Diffusion.wrap``."""

@@ -24,8 +24,7 @@ def require(model: ImageModel, *, text_encoders: bool = False) -> None:
 
 def networks(model: ImageModel, text_encoders: bool) -> dict[str, nn.Module]:
     """The networks that are trained, by their names in the pipeline."""
-    names = [model.family.denoiser_name, *(model.family.text_encoder_names if text_encoders else ())]
-    return {name: getattr(model.pipeline, name) for name in names}
+    return {model.family.denoiser_name: model.denoiser} | (model.text_encoders if text_encoders else {})
 
 
 def fill(network: nn.Module, trained: dict[str, torch.Tensor]) -> None:
