@@ -1,0 +1,238 @@
+"""DreamBooth and DreamBooth-LoRA against the recipe of diffusers' own example, on the same model and pictures.
+
+``python tests/benchmarks/bench_dreambooth.py [--method dreambooth dreambooth_lora] [--steps 100] [--float32] [--no-record]``
+
+The recipe is that of ``train_dreambooth.py`` and ``train_dreambooth_lora.py`` in diffusers' examples, written here
+with its public interface: in each step the pictures go through the VAE and the captions through the text encoder,
+subject and class stand in one batch, the loss is their sum; float32, fused AdamW, no gradient checkpointing. For LoRA
+its prior is the same pictures of the class; ours asks the network with its adapter off. Each training runs in a fresh
+process, in turns. Fidelity and drift of both are measured by the same code, on pictures that neither trained on.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout is not an installed package
+
+MODEL, SEED, BATCH, CLASS_PICTURES = "starter-stickers", 0, 4, 24
+RATES = {"dreambooth": 5e-5, "dreambooth_lora": 1e-3}
+TITLES = {"dreambooth": "DreamBooth training", "dreambooth_lora": "DreamBooth-LoRA training"}
+
+
+def prepare(options):
+    """The model, the subject, what it looks at, and where pictures of the class are kept."""
+    from playground.data import subjects
+    from playground.evaluation.image import load_judge
+    from playground.evaluation.looks import Eye
+    from playground.models import catalogue, image, sources
+    from playground.settings import Settings
+
+    settings = Settings.from_environment()
+    entry = catalogue.model(options.model, settings)
+    model = image.load(entry, settings, folder=sources.locate(entry, settings))
+    subject = subjects.subject(options.subject, settings)
+    eye = Eye(model, subject, load_judge(settings, model), Path(options.folder))
+    list(eye.remember())
+    return model, subject, eye
+
+
+def context_of(model, subject, folder: Path):
+    """What the playground hands to a method; nothing looks on."""
+    from playground.methods.diffusion import ImageContext
+
+    return ImageContext(subject, model, folder, SEED)
+
+
+def ours(model, subject, options):
+    """Train as a run of the playground does, class pictures at hand."""
+    from playground.methods.registry import method
+
+    technique = method(options.method[0])
+    params = technique.Params(
+        steps=options.steps, batch_size=BATCH, learning_rate=RATES[technique.id], keep="last", sample_every=20_000,
+        warmup=0.0,
+    )  # fmt: skip
+    context = context_of(model, subject, Path(options.folder))
+    return lambda: list(technique.adapt(params, context))
+
+
+def theirs(model, subject, options):
+    """The example's loop."""
+    import torch
+    import torch.nn.functional as F
+    from diffusers import DDPMScheduler
+    from peft import LoraConfig
+
+    from playground.methods.diffusion import training_pictures
+    from playground.methods.dreambooth import CLASS_PICTURES as FOLDER
+    from playground.methods.dreambooth import class_prompts
+    from playground.models.pictures import tensors
+
+    pipeline = model.pipeline
+    unet, vae, text_encoder, tokenizer = (
+        pipeline.unet,
+        pipeline.vae,
+        pipeline.text_encoder,
+        pipeline.tokenizer,
+    )
+    if options.method[0] == "dreambooth_lora":
+        unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
+    else:
+        unet.requires_grad_(True)
+    instance = training_pictures(subject, model.size)
+    instance_prompts = [subject.instance_prompt(picture) for picture in subject.train]
+    folder = Path(options.folder) / FOLDER
+    prior = tensors([folder / f"{at}.png" for at in range(CLASS_PICTURES)], model.size)
+    prior_prompts = class_prompts(subject, CLASS_PICTURES)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATES[options.method[0]], weight_decay=0.01, fused=True)
+    torch.manual_seed(SEED)
+
+    def step():
+        own = torch.randint(len(instance), (BATCH,)).tolist()
+        other = torch.randint(len(prior), (BATCH,)).tolist()
+        pixels = torch.cat([instance[own], prior[other]])
+        captions = [instance_prompts[at] for at in own] + [prior_prompts[at] for at in other]
+        latents = vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),))
+        noisy = scheduler.add_noise(latents, noise, times)
+        ids = tokenizer(
+            captions,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        states = text_encoder(ids)[0]
+        predicted = unet(noisy, times, states).sample
+        target = scheduler.get_velocity(latents, noise, times)
+        if scheduler.config.prediction_type == "epsilon":
+            target = noise
+        mine, class_ = predicted.chunk(2)
+        target_mine, target_class = target.chunk(2)
+        loss = F.mse_loss(mine, target_mine) + F.mse_loss(class_, target_class)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def work():
+        unet.train()
+        for _ in range(options.steps):
+            step()
+        unet.eval()
+
+    return work
+
+
+def child(options) -> None:
+    """One training in this process; prints what it measured as JSON."""
+    import time
+
+    import torch
+
+    from playground.methods.dreambooth import draw_class
+    from playground.training.measure import PeakMemory, Stopwatch
+
+    model, subject, eye = prepare(options)
+    torch.set_num_threads(options.threads)
+    list(draw_class(context_of(model, subject, Path(options.folder)), CLASS_PICTURES))
+    with PeakMemory(str(model.device)) as memory:
+        work = {"ours": ours, "diffusers": theirs}[options.child](model, subject, options)
+        spent = time.process_time()
+        with Stopwatch() as watch:
+            work()
+        spent = time.process_time() - spent
+    measured = {event.data["name"]: event.data["value"] for event in eye.test() if event.kind == "metric"}
+    found = {
+        "seconds": watch.seconds,
+        "cpu_seconds": spent,
+        "steps_per_second": options.steps / watch.seconds,
+        "steps_per_cpu_second": options.steps / spent,
+        "peak_bytes": memory.bytes,
+        "judge": eye.judge.name,
+    } | {name: measured.get(name) for name in ("subject_fidelity", "prompt_fidelity", "class_drift")}
+    print("RESULT " + json.dumps(found), flush=True)
+
+
+def measure(which: str, method: str, options, folder: str) -> dict:
+    """Run one training in a fresh process."""
+    command = [sys.executable, __file__, "--child", which, "--method", method, "--folder", folder]
+    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
+    command += ["--model", options.model, "--subject", options.subject]
+    environment = os.environ | ({"PLAYGROUND_DTYPE": "float32"} if options.float32 else {})
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        raise SystemExit(f"{which} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    found = json.loads(lines[-1].removeprefix("RESULT "))
+    print(f"{method} {which:9}", json.dumps(found), flush=True)
+    return found
+
+
+def compare(method: str, options) -> dict:
+    """Both in turns; the row for the README's table."""
+    found = {"ours": [], "diffusers": []}
+    for _ in range(options.repeats):
+        for which, results in found.items():
+            with tempfile.TemporaryDirectory() as folder:
+                results.append(measure(which, method, options, folder))
+    mine, other = (
+        {key: statistics.median(run[key] for run in runs) for key in runs[0] if key != "judge"}
+        for runs in found.values()
+    )
+    ratio = mine["steps_per_second"] / other["steps_per_second"]
+    print(f"{method}: {ratio:.2f} times the steps per second", flush=True)
+    told = "; ".join(
+        f"{label} {mine[name]:.3f} against {other[name]:.3f}"
+        for name, label in (("subject_fidelity", "fidelity"), ("class_drift", "drift of the class"))
+        if mine[name] is not None and other[name] is not None
+    )
+    kind = "float32" if options.float32 else "ours in bfloat16 where the processor has it, theirs float32"
+    return {
+        "what": TITLES[method],
+        "ours": round(mine["steps_per_second"], 3),
+        "theirs": round(other["steps_per_second"], 3),
+        "unit": "steps/s",
+        "against": "the recipe of diffusers' example",
+        "ratio": round(ratio, 2),
+        "note": f"{options.steps} steps of {BATCH} + {BATCH} pictures, {kind}; {told}; peak memory "
+        f"{mine['peak_bytes'] / 1e9:.2f} against {other['peak_bytes'] / 1e9:.2f} GB",
+        "measured": {"ours": mine, "diffusers": other},
+    }
+
+
+def main() -> None:
+    """Compare, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--subject", required=True)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--float32", action="store_true", help="ours in float32, too")
+    parser.add_argument("--no-record", action="store_true")
+    parser.add_argument("--child", choices=["ours", "diffusers"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options)
+        return
+    rows = [compare(method, options) for method in options.method]
+    if not options.no_record:
+        from record import record
+
+        print(record("dreambooth", rows, ("torch", "diffusers", "peft")))
+
+
+if __name__ == "__main__":
+    main()
