@@ -5,7 +5,7 @@ A technique adds which weights it trains (``wrap``) and how they are written and
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -47,13 +47,13 @@ class ImageContext:
 
 @dataclass
 class AdaptedImage:
-    """What an image method hands back: the model draws, and its size on disk is known; see ``Adapted``."""
+    """What an image method hands back; see ``Adapted``. ``step`` is the one whose weights the model has."""
 
     model: "ImageModel"
     stored_bytes: int
     trainable_parameters: int | None = None
     total_parameters: int | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
 
 
 class ImageMethod(Method):
@@ -229,7 +229,7 @@ class Diffusion(ImageMethod):
                 f"The adapter was made with params {kept.get('params')!r}, not with {about['params']!r}."
             )
         self.read(params, context.model, folder)
-        return self._adapted(context)
+        return self._adapted(context, kept.get("kept_step") or 0)
 
     def _train(self, params: DiffusionParams, context: ImageContext) -> Generator[Event, None, AdaptedImage]:
         from playground.training import adapter_files
@@ -257,7 +257,7 @@ class Diffusion(ImageMethod):
         yield Event.metric("steps", result.steps)
         yield Event.metric("kept_step", kept)
         yield Event.metric("steps_per_second", result.steps / result.seconds)
-        return self._adapted(context)
+        return self._adapted(context, kept)
 
     def _keep(self, context: ImageContext, result: "DiffusionResult") -> Generator[Event, None, int]:
         """Put back the weights of the step that the looks recommend; those of the last one where none is better."""
@@ -272,11 +272,11 @@ class Diffusion(ImageMethod):
         )
         return step
 
-    def _adapted(self, context: ImageContext) -> AdaptedImage:
+    def _adapted(self, context: ImageContext, step: int) -> AdaptedImage:
         from playground.training.measure import directory_bytes
 
         trainable, total = counts(context.model)
-        return AdaptedImage(context.model, directory_bytes(context.folder / ADAPTER), trainable, total)
+        return AdaptedImage(context.model, directory_bytes(context.folder / ADAPTER), trainable, total, step)
 
     def _about(self, params: DiffusionParams, context: ImageContext) -> dict[str, Any]:
         return {

@@ -17,6 +17,9 @@ def tensors(paths: Iterable[Path], size: int) -> Tensor:
     Raises:
         InvalidInput: one cannot be read; the message names it.
     """
+    paths = list(paths)
+    if not paths:
+        return torch.empty(0, 3, size, size)
     pictures = [numpy.asarray(crop(read_picture(path), size), dtype=numpy.float32) for path in paths]
     return torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
 

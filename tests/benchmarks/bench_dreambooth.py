@@ -26,20 +26,32 @@ TITLES = {"dreambooth": "DreamBooth training", "dreambooth_lora": "DreamBooth-Lo
 
 
 def prepare(options):
-    """The model, the subject, what it looks at, and where pictures of the class are kept."""
-    from playground.data import subjects
+    """The model, the subject, and the test of what was learnt."""
     from playground.evaluation.image import load_judge
-    from playground.evaluation.looks import Eye
+    from playground.evaluation.looks import Looks, asks
+
+    from playground.data import subjects
+    from playground.jobs.image_pipeline import halves
     from playground.models import catalogue, image, sources
+    from playground.models.pictures import tensors
     from playground.settings import Settings
 
     settings = Settings.from_environment()
     entry = catalogue.model(options.model, settings)
     model = image.load(entry, settings, folder=sources.locate(entry, settings))
     subject = subjects.subject(options.subject, settings)
-    eye = Eye(model, subject, load_judge(settings, model), Path(options.folder))
-    list(eye.remember())
-    return model, subject, eye
+    _, test = halves(subject)
+    exam = Looks(
+        model,
+        load_judge(settings, model),
+        asks(test, SEED, each=2),
+        tensors([picture.path for picture in subject.train], model.size),
+        [picture.id for picture in subject.train],
+        tensors([picture.path for picture in test.held_out], model.size),
+        Path(options.folder) / "test",
+    )
+    list(exam(0))
+    return model, subject, exam
 
 
 def context_of(model, subject, folder: Path):
@@ -142,7 +154,7 @@ def child(options) -> None:
     from playground.methods.dreambooth import draw_class
     from playground.training.measure import PeakMemory, Stopwatch
 
-    model, subject, eye = prepare(options)
+    model, subject, exam = prepare(options)
     torch.set_num_threads(options.threads)
     list(draw_class(context_of(model, subject, Path(options.folder)), CLASS_PICTURES))
     with PeakMemory(str(model.device)) as memory:
@@ -151,14 +163,18 @@ def child(options) -> None:
         with Stopwatch() as watch:
             work()
         spent = time.process_time() - spent
-    measured = {event.data["name"]: event.data["value"] for event in eye.test() if event.kind == "metric"}
+    measured = {
+        event.data["name"]: event.data["value"]
+        for event in exam.final(options.steps)
+        if event.kind == "metric"
+    }
     found = {
         "seconds": watch.seconds,
         "cpu_seconds": spent,
         "steps_per_second": options.steps / watch.seconds,
         "steps_per_cpu_second": options.steps / spent,
         "peak_bytes": memory.bytes,
-        "judge": eye.judge.name,
+        "judge": exam.judge.name,
     } | {name: measured.get(name) for name in ("subject_fidelity", "prompt_fidelity", "class_drift")}
     print("RESULT " + json.dumps(found), flush=True)
 
