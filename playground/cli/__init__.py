@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from playground.cli import after, before, doctor, runs
-from playground.cli.command import Command, Parser
+from playground.cli.command import Command, Parser, settle
 from playground.errors import InvalidInput, ModelUnavailable, PlaygroundError, QueueError, RunNotFound
 from playground.settings import Settings
 
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         settings = Settings.from_environment()
+        settle(options, settings)
         return options.command(options, settings)
     except REFUSED as error:
         return _complain(error, 2)

@@ -5,11 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
+from playground.data import subjects
 from playground.errors import InvalidInput
 from playground.methods import presets, registry
 from playground.settings import Settings
 
-DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_MODELS = {"text": "smollm2-135m", "image": "starter-stickers"}
 
 
 class Command(ABC):
@@ -46,10 +47,22 @@ class Parser(argparse.ArgumentParser):
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
     """Which task and which model."""
-    parser.add_argument("--task", required=True, help="id of a task, e.g. support-desk")
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="id of the catalogue, or owner/name on the Hub"
+        "--task", required=True, help="id of a task, e.g. support-desk, or of a subject for image methods"
     )
+    usual = " or ".join(DEFAULT_MODELS.values())
+    parser.add_argument("--model", help=f"id of the catalogue, or owner/name on the Hub; default: {usual}")
+
+
+def settle(options: argparse.Namespace, settings: Settings) -> None:
+    """Put in the model where none was named: the starter model for what the task is made of."""
+    if getattr(options, "task", None) and getattr(options, "model", "") is None:
+        options.model = DEFAULT_MODELS[modality(options.task, settings)]
+
+
+def modality(task_id: str, settings: Settings) -> str:
+    """ "image" for a subject or a style, else "text"."""
+    return "image" if task_id in subjects.subjects(settings) else "text"
 
 
 def add_run_id(parser: argparse.ArgumentParser, help: str | None = None) -> None:

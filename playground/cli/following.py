@@ -13,6 +13,7 @@ from playground.cli.command import descriptions
 from playground.cli.progress import ProgressLine, fetch, share
 from playground.errors import QueueError
 from playground.jobs.queue import Queue
+from playground.methods.registry import method
 from playground.results import comparison
 from playground.results.runs import ACTIVE, Filing, Run, RunStore
 from playground.settings import Settings
@@ -34,6 +35,19 @@ WIDTHS = {
     "retention_divergence": 11,
     "query_seconds_p50": 23,
     "tokens_per_second": 18,
+}
+
+IMAGE_WIDTHS = {
+    "run": 5,
+    "title": 16,
+    "subject_fidelity": 16,
+    "prompt_fidelity": 15,
+    "class_drift": 11,
+    "memorisation": 12,
+    "adapt_seconds": 11,
+    "adapt_peak_bytes": 22,
+    "stored_bytes": 8,
+    "seconds_per_image": 17,
 }
 
 
@@ -96,7 +110,7 @@ def _watch(store: RunStore, runs: Sequence[Run], as_json: bool) -> int:
     line = ProgressLine(sys.stderr)
     failed = False
     if not as_json:
-        print(_header(), flush=True)
+        print(_header(runs[0].method), flush=True)
     while waiting:
         for run_id in list(waiting):
             run = store.get(run_id)
@@ -124,18 +138,25 @@ def _print_row(store: RunStore, run: Run, as_json: bool) -> None:
         print(f"playground: {row['title']} (run {run.id}) {run.status}: {reason}", file=sys.stderr)
 
 
-def _header() -> str:
+def _widths(method_id: str) -> dict[str, int]:
+    return IMAGE_WIDTHS if method(method_id).modality == "image" else WIDTHS
+
+
+def _header(method_id: str) -> str:
     labels = {column.name: column.label for column in comparison.COLUMNS}
-    return "  ".join(_cell(name, labels[name]) for name in WIDTHS)
+    return "  ".join(_cell(name, labels[name], width) for name, width in _widths(method_id).items())
 
 
 def _line(row: dict[str, Any]) -> str:
     units = {column.name: column.unit for column in comparison.COLUMNS}
-    return "  ".join(_cell(name, comparison.text(row[name], units[name])) for name in WIDTHS)
+    return "  ".join(
+        _cell(name, comparison.text(row[name], units[name]), width)
+        for name, width in _widths(row["method"]).items()
+    )
 
 
-def _cell(name: str, text: str) -> str:
-    return text.ljust(WIDTHS[name]) if name == "title" else text.rjust(WIDTHS[name])
+def _cell(name: str, text: str, width: int) -> str:
+    return text.ljust(width) if name == "title" else text.rjust(width)
 
 
 def _where(store: RunStore, waiting: Sequence[int], all: int) -> str:

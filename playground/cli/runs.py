@@ -17,6 +17,7 @@ from playground.cli.command import (
     preset_values,
 )
 from playground.cli.following import add_following, work
+from playground.data import subjects
 from playground.jobs import sweep
 from playground.methods import presets, registry
 from playground.methods.base import FieldSpec, Method
@@ -30,14 +31,14 @@ class Race(Command):
     help = "run several methods on one task and compare them"
 
     def arguments(self, parser: Parser) -> None:
-        usual = ",".join(registry.RACE)
+        usual = " or ".join(",".join(ids) for ids in registry.RACES.values())
         parser.add_argument("--methods", help=f"ids with commas between; default: {usual}", default=None)
         add_setting(parser)
         add_following(parser)
 
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
         if options.methods is None:
-            chosen = [id for id in registry.RACE if id in registry.methods()]
+            chosen = [id for id in registry.RACES[_kind(options.task, settings)] if id in registry.methods()]
         else:
             chosen = [id.strip() for id in options.methods.split(",") if id.strip()]
         return work(
@@ -47,6 +48,12 @@ class Race(Command):
                 options.task, options.model, chosen, seed=options.seed, limit=options.limit
             ),
         )
+
+
+def _kind(task_id: str, settings: Settings) -> str:
+    """ "subject" or "style" where it is one, else "text"."""
+    found = subjects.subjects(settings).get(task_id)
+    return found.kind if found else "text"
 
 
 PARAMETER = "param_"  # how the names of a method's own options begin
