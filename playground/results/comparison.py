@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground.results.metrics import BY_NAME, CURVES, METRICS, MetricSpec
+from playground.results.metrics import BY_NAME, CURVES, LOOKS, METRICS, MetricSpec
 from playground.results.runs import ACTIVE, Run
 from playground.results.speed import PAIRS, estimate_errors
 
@@ -31,6 +31,7 @@ class Column:
     unit: str
     help: str = ""
     shown: bool = True  # stands in the readable table; the others are in CSV and JSON only
+    modality: str | None = None  # of the runs that have it; None = of all
 
 
 def error_name(metric: str) -> str:
@@ -40,7 +41,9 @@ def error_name(metric: str) -> str:
 
 def _metric(name: str, shown: bool | None = None) -> Column:
     spec: MetricSpec = BY_NAME[name]
-    return Column(name, spec.label, spec.unit, spec.help, spec.column if shown is None else shown)
+    return Column(
+        name, spec.label, spec.unit, spec.help, spec.column if shown is None else shown, spec.modality
+    )
 
 
 _IDENTITY = (
@@ -54,7 +57,7 @@ _IDENTITY = (
     Column("status", "Status", "text"),
 )
 _QUALITY = (
-    Column("metric", "Metric", "text", "What quality means on this task."),
+    Column("metric", "Metric", "text", "What quality means on this task.", modality="text"),
     _metric("quality"),
     _metric("quality_low"),
     _metric("quality_high"),
@@ -65,12 +68,13 @@ _QUALITY = (
         "Against zero-shot",
         "difference",
         "Quality minus that of the newest zero-shot run on the same model, task, data and limit.",
+        modality="text",
     ),
 )
 _COST = tuple(
     _metric(spec.name)
     for spec in METRICS
-    if spec.name not in CURVES | {"quality", "quality_low", "quality_high", "n"}
+    if spec.name not in (CURVES - LOOKS) | {"quality", "quality_low", "quality_high", "n"}
 )
 _ERRORS = tuple(
     Column(
@@ -130,6 +134,18 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     extra = [Column(name, f"Quality: {name.removeprefix(GROUP_PREFIX)}", "") for name in parts]
     split = COLUMNS.index(_QUALITY[-1]) + 1
     return [*COLUMNS[:split], *extra, *COLUMNS[split:]]
+
+
+def readable(rows: Sequence[Row]) -> list[Column]:
+    """The columns of the readable table: those of texts, of pictures or of both, as the rows have numbers for."""
+    every = columns(rows)
+    measured = {
+        column.modality
+        for column in every
+        for row in rows
+        if column.modality and row.get(column.name) is not None
+    } or {"text"}
+    return [column for column in every if column.shown and column.modality in {None, *measured}]
 
 
 def baseline(run: Run, runs: Iterable[Run]) -> Run | None:
@@ -241,6 +257,8 @@ _FORMATS = {
     "B": _bytes,
     "tokens": lambda value: f"{value:,.0f} tokens",
     "tokens/s": lambda value: f"{value:,.1f} tokens/s",
+    "steps/s": lambda value: f"{value:.2f} steps/s",
+    "similarity": lambda value: f"{value:.3f}",
     "loss": lambda value: f"{value:.3f}",
     "nats": lambda value: f"{value:.3f} nats",
     "time": lambda value: f"{value:.0f}",
@@ -249,7 +267,7 @@ _FORMATS = {
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """A GitHub table with formatted values. HTML and pipes in it are shown as text."""
-    shown = [column for column in columns(rows) if column.shown]
+    shown = readable(rows)
     lines = [
         "| " + " | ".join(column.label for column in shown) + " |",
         "|" + "|".join("---" if column.unit in {"text", "json"} else "--:" for column in shown) + "|",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from playground.results import comparison
+from playground.results import comparison, metrics
 from playground.results.runs import Run
 
 METHODS = {
@@ -150,3 +150,33 @@ def test_an_empty_table_is_a_table():
     assert comparison.to_markdown([]).count("\n") == 2
     assert comparison.to_csv([]).startswith("run,")
     assert comparison.to_json([]) == "[]"
+
+
+def heads(*runs):
+    return comparison.to_markdown(rows(*runs)).splitlines()[0].strip("| ").split(" | ")
+
+
+def test_a_table_of_texts_has_no_columns_of_pictures_and_the_other_way_round():
+    words = run(1, quality=0.5)
+    pictures = run(
+        2, "dreambooth", metrics={"subject_fidelity": 0.7, "class_drift": 0.0, "adapt_seconds": 9.0}
+    )
+    waiting = run(3, status="queued")
+    seen = [column.label for column in comparison.COLUMNS if column.shown and column.modality != "image"]
+    assert heads(words) == heads(waiting) == heads() == heads(words, waiting) == seen
+    assert {"Quality", "Against zero-shot", "Forgetting", "Prompt tokens"}.isdisjoint(
+        heads(pictures, waiting)
+    )
+    assert {"Subject fidelity", "Drift of the class", "Adapt", "Stored"} <= set(heads(pictures))
+    assert {"Quality", "Subject fidelity"} <= set(heads(words, pictures))
+    assert "| 0.700 |" in comparison.to_markdown(rows(pictures))
+
+
+def test_what_is_told_by_step_and_measured_at_the_end_has_a_column_and_a_curve():
+    names = {column.name for column in comparison.COLUMNS}
+    assert metrics.LOOKS <= metrics.CURVES
+    assert {"subject_fidelity", "memorisation", "seconds_per_image"} <= names
+    assert names.isdisjoint({"instance_loss", "prior_loss", "steps_per_second", "train_loss"})
+    assert set(metrics.BY_NAME) >= metrics.CURVES
+    (row,) = rows(run(1, quality=0.5))
+    assert all(row[name] is None for name in metrics.LOOKS)
