@@ -1,10 +1,10 @@
 """A tiny text-to-image model in a folder, a starter CLIP to judge its pictures, and a subject: all random."""
 
+import tiny_image
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-import tiny_image
 from playground.data import subjects
 from playground.data.subjects import Photo
 
@@ -51,6 +51,7 @@ def subject(settings, kind="subject"):
     return subjects.save_subject(
         settings,
         title=f"My {kind}",
+        replace_own=True,
         kind=kind,
         token="zwx",
         class_word="mug",

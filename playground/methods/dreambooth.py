@@ -106,9 +106,10 @@ class DreamBooth(Diffusion):
 
     def read(self, params: DreamBoothParams, model: "ImageModel", folder: Path) -> None:
         """See ``Diffusion.read``. The base weights are kept beside the trained ones, for ``switch``."""
-        from playground.training.whole_image import read
+        from playground.training.whole_image import read, require
 
-        read(model, folder)
+        read(model, folder, text_encoders=params.train_text_encoder)
+        require(model, text_encoders=params.train_text_encoder)  # so that what was trained is counted
 
     def switch(self, model: "ImageModel", on: bool) -> None:
         """See ``ImageMethod.switch``."""

@@ -27,10 +27,9 @@ TITLES = {"dreambooth": "DreamBooth training", "dreambooth_lora": "DreamBooth-Lo
 
 def prepare(options):
     """The model, the subject, and the test of what was learnt."""
+    from playground.data import subjects
     from playground.evaluation.image import load_judge
     from playground.evaluation.looks import Looks, asks
-
-    from playground.data import subjects
     from playground.jobs.image_pipeline import halves
     from playground.models import catalogue, image, sources
     from playground.models.pictures import tensors

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import image_world
 import pytest
 
-import image_world
 from playground.jobs import requests
 from playground.jobs.image_pipeline import halves, image_pipeline
+from playground.jobs.local import run_folder
 from playground.jobs.queue import Queue
 from playground.results.runs import RunStore
 
@@ -26,8 +27,8 @@ def filed(settings, tmp_path, monkeypatch):
 
     def file(method, **params):
         run = Queue(settings, store).submit(method, params, found.id, str(folder))
-        place = tmp_path / f"run-{run.id}"
-        place.mkdir()
+        place = run_folder(settings, run.id)
+        place.mkdir(parents=True)
         return run, settings, place
 
     yield file
@@ -85,7 +86,7 @@ def test_what_is_asked_while_it_runs_is_done(filed):
     events = []
     for event in image_pipeline(run, settings, folder):
         if event.kind == "metric" and event.data["name"] == "train_loss" and event.data["step"] == 2:
-            requests.ask(folder, "sample")
+            requests.ask(settings, run.id, "sample")
         events.append(event)
     _, curves = metrics(events)
     assert len(curves["subject_fidelity"]) == 3

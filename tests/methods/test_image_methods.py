@@ -1,14 +1,14 @@
 """DreamBooth, DreamBooth-LoRA and Style LoRA on a tiny random pipeline."""
 
+import image_world
 import pytest
+import tiny_image
 import torch
 
-import image_world
-import tiny_image
 from playground.errors import AdapterError, InvalidParams
+from playground.methods.diffusion import ADAPTER, ImageContext
 from playground.methods.dreambooth import DreamBooth, class_prompts
 from playground.methods.dreambooth_lora import DreamBoothLoRA
-from playground.methods.diffusion import ADAPTER, ImageContext
 from playground.methods.style_lora import StyleLoRA
 from playground.models import image
 
@@ -61,7 +61,9 @@ def test_what_was_learnt_comes_back_and_can_be_switched_off(technique, values, c
     names = {event.data["name"] for event in events if event.kind == "metric"}
     assert {"train_loss", "steps", "kept_step", "steps_per_second"} <= names
     assert 0 < adapted.trainable_parameters < adapted.total_parameters
-    assert adapted.stored_bytes == sum(file.stat().st_size for file in (here.folder / ADAPTER).rglob("*") if file.is_file())
+    assert adapted.stored_bytes == sum(
+        file.stat().st_size for file in (here.folder / ADAPTER).rglob("*") if file.is_file()
+    )
 
     again = ImageContext(here.subject, fresh(), here.folder, seed=0)
     restored = technique.restore(params, again)
