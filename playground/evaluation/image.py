@@ -333,6 +333,8 @@ def prompt_fidelity(judge: Judge, samples: Tensor, texts: Sequence[str]) -> floa
         samples: (n, 3, h, w), −1…1.
         texts: one a picture, in words that CLIP knows: with the class word instead of the rare one.
     """
+    if not texts:
+        return None
     return agreement(judge.embed_for_texts(samples), judge.embed_texts(texts))
 
 

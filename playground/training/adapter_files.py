@@ -27,7 +27,8 @@ def save(folder: Path, write: Callable[[Path], None], about: Mapping[str, Any]) 
     """
     with atomic_folder(folder) as partial:
         write(partial)
-        digests = {path.name: _digest(path) for path in sorted(partial.glob("*.safetensors"))}
+        files = sorted(partial.rglob("*.safetensors"))
+        digests = {path.relative_to(partial).as_posix(): _digest(path) for path in files}
         (partial / ABOUT).write_text(json.dumps({**about, "sha256": digests}, indent=1))
 
 
@@ -54,7 +55,9 @@ def verify(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         if about.get(name) != value:
             raise AdapterError(f"The adapter was made for {name} {about.get(name)!r}, not for {value!r}.")
     for name, digest in digests.items():
-        path = folder / Path(name).name
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise AdapterError(f"The adapter's {ABOUT} names a file outside its folder.")
         if not path.is_file():
             raise AdapterError(f"The adapter is incomplete: {name} is missing.")
         if _digest(path) != digest:
