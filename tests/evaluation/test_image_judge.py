@@ -135,6 +135,15 @@ def test_pickles_are_not_a_judge(settings, hub, starter, monkeypatch):
     assert load_judge(settings, CPU, starter=starter).name == "starter CLIP"
 
 
+def test_a_damaged_cache_is_passed_over_and_said(settings, hub, starter):
+    write_dino(cached(hub, "facebook/dinov2-small"))
+    folder = write_clip(cached(hub, "openai/clip-vit-base-patch32"))
+    (folder / "config.json").write_text("{")
+    judge = load_judge(settings, CPU, starter=starter)
+    assert judge.name == "starter CLIP"
+    assert "cannot be read" in judge.note
+
+
 def test_settings_that_say_offline_ask_nobody(settings, hub, starter, monkeypatch):
     monkeypatch.setattr(sources, "_answers", lambda endpoint: pytest.fail("the Hub was asked"))
     assert load_judge(settings, CPU, starter=starter).name == "starter CLIP"
