@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer, Dinov2Model
@@ -163,6 +164,8 @@ def load_judge(
         return _published_judge(settings, model.device, progress)
     except ModelUnavailable as error:
         reason = str(error)
+    except (OSError, ValueError, SafetensorError) as error:  # what is in the cache is damaged
+        reason = f"they cannot be read: {error}"
     if not sources.whole(starter):
         raise ModelUnavailable(
             f"Nothing can judge pictures here: there is no starter CLIP in {starter}, and {reason}"
@@ -333,6 +336,8 @@ def prompt_fidelity(judge: Judge, samples: Tensor, texts: Sequence[str]) -> floa
         samples: (n, 3, h, w), −1…1.
         texts: one a picture, in words that CLIP knows: with the class word instead of the rare one.
     """
+    if not texts:
+        return None
     return agreement(judge.embed_for_texts(samples), judge.embed_texts(texts))
 
 

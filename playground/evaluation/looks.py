@@ -22,13 +22,14 @@ from playground.evaluation import image as measures
 from playground.evaluation.image import Judge
 from playground.evaluation.recommend import Advice, Bounds, Point, advise
 from playground.events import Event
-from playground.training.saving import atomic_file
+from playground.training.saving import atomic_file, atomic_folder
 
 if TYPE_CHECKING:
     from playground.data.subjects import Subject
     from playground.models.image import ImageModel
 
 FOLDER = "samples"
+BASE = "step-000000"  # folder of the base model's pictures
 AFTER = "after"  # folder of the finished model's pictures
 POINTS = "looks.json"
 LOSSLESS_EDGE = 256  # pixels; larger pictures are kept in WebP's lossy form, about a tenth of the bytes
@@ -105,7 +106,7 @@ class Looks:
         self._texts = judge.embed_texts([ask.text for ask in self.asked[: self._shown]])
         self._no_held_out = not len(held_out)
         self._base: Tensor | None = None
-        self._told = False
+        self._told: Bounds | None = None
 
     def __call__(self, step: int) -> Iterator[Event]:
         """The events of the look at a step: progress, samples, and the measures as points of curves.
@@ -113,7 +114,7 @@ class Looks:
         Raises:
             RunFailed: the model drew numbers that are no picture, or the disk is full.
         """
-        yield from self._facts()
+        yield from self._introduction()
         point, _ = yield from self._look("during" if step else "before", step, f"step-{step:06d}")
         self._remember(point)
         for name in measures_of(point):
@@ -128,7 +129,7 @@ class Looks:
         Raises:
             RunFailed: the model drew numbers that are no picture, or the disk is full.
         """
-        yield from self._facts()
+        yield from self._introduction()
         point, seconds = yield from self._look("after", step, AFTER)
         for name in measures_of(point):
             yield Event.metric(name, getattr(point, name))
@@ -153,10 +154,10 @@ class Looks:
         """
         return advise(self.points(), self.bounds())
 
-    def _facts(self) -> Iterator[Event]:
-        if self._told:
+    def _introduction(self) -> Iterator[Event]:
+        """Who judges, before the first look."""
+        if self._told is not None:
             return
-        self._told = True
         yield Event.provenance(judge=self.judge.name, judge_models=list(self.judge.models))
         if self.judge.note:
             yield Event.log(self.judge.note)
@@ -176,7 +177,7 @@ class Looks:
         seconds = time.perf_counter() - start
         pictures = to_bytes(drawn)
         files = self._write(pictures, place)
-        seen = from_bytes(pictures)  # what is measured is what is kept
+        seen = from_bytes(pictures)  # measured as kept, so that a restart measures the same
         vectors = self.judge.embed_pictures(seen)
         context, plain = vectors[: self._shown], vectors[self._shown :]
         if stage == "before":
@@ -191,20 +192,21 @@ class Looks:
             diversity=measures.spread(context),
             memorisation=max((cosine for _, cosine in close[: self._shown]), default=None),
         )
-        alarm = self.bounds().memorisation
-        yield Event.provenance(look_bounds=asdict(self.bounds()))
+        bounds = self.bounds()
+        if bounds != self._told:
+            yield Event.provenance(look_bounds=asdict(bounds))
+            self._told = bounds
         for number, (ask, file) in enumerate(zip(self.asked, files, strict=True)):
-            index = number if ask.kind == "context" else number - self._shown
             yield Event.sample(
                 stage,
-                f"{ask.kind}-{index}",
+                self._item(number),
                 ask.prompt,
                 "",
                 step=step,
                 file=file,
                 kind=ask.kind,
                 seed=ask.seed,
-                nearest=self._nearest(close, number, alarm),
+                nearest=self._nearest(close, number, bounds.memorisation),
             )
         yield Event.progress("look", len(self.asked), len(self.asked), unit="picture")
         return point, seconds
@@ -216,27 +218,27 @@ class Looks:
         return {"picture": self.train_ids[index], "similarity": cosine, "alarm": cosine > alarm}
 
     def _write(self, pictures: Tensor, place: str) -> list[str]:
-        """Write the pictures; their paths relative to the run's folder."""
-        files = []
-        for path, picture in zip(self._paths(place), pictures, strict=True):
-            lossless = max(picture.shape[-2:]) <= LOSSLESS_EDGE or place == "step-000000"
-            made = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
-            with atomic_file(path) as partial:
-                made.save(partial, format="WEBP", lossless=lossless, quality=WEBP_QUALITY)
-            files.append(path.relative_to(self.folder.parent).as_posix())
-        return files
+        """Write the pictures, all or none; their paths relative to the run's folder."""
+        folder = self.folder / place
+        names = self._names()
+        with atomic_folder(folder) as partial:
+            for name, picture in zip(names, pictures, strict=True):
+                lossless = max(picture.shape[-2:]) <= LOSSLESS_EDGE or place == BASE
+                made = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
+                made.save(partial / name, format="WEBP", lossless=lossless, quality=WEBP_QUALITY)
+        return [(folder / name).relative_to(self.folder.parent).as_posix() for name in names]
 
-    def _paths(self, place: str) -> list[Path]:
-        return [
-            self.folder
-            / place
-            / f"{ask.kind}-{number if ask.kind == 'context' else number - self._shown}.webp"
-            for number, ask in enumerate(self.asked)
-        ]
+    def _names(self) -> list[str]:
+        return [f"{self._item(number)}.webp" for number in range(len(self.asked))]
+
+    def _item(self, number: int) -> str:
+        """What a picture is called: its kind, and its place among those of its kind."""
+        kind = self.asked[number].kind
+        return f"{kind}-{number if kind == 'context' else number - self._shown}"
 
     def _base_class(self) -> Tensor | None:
         """Vectors of the base model's pictures of the class; after a restart from the files of step 0."""
-        files = self._paths("step-000000")[self._shown :]
+        files = [self.folder / BASE / name for name in self._names()[self._shown :]]
         if self._base is None and files and all(path.is_file() for path in files):
             self._base = self.judge.embed_pictures(from_bytes(torch.stack([_read(path) for path in files])))
         return self._base

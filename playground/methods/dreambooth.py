@@ -100,9 +100,10 @@ class DreamBooth(Diffusion):
 
     def write(self, params: DreamBoothParams, model: "ImageModel", folder: Path) -> None:
         """The trained networks, each in a folder that diffusers or transformers loads by itself."""
-        from playground.training.whole_image import write
+        from playground.training.diffusion_files import write_networks
+        from playground.training.whole_image import networks
 
-        write(model, folder, text_encoders=params.train_text_encoder)
+        write_networks(networks(model, params.train_text_encoder), folder)
 
     def read(self, params: DreamBoothParams, model: "ImageModel", folder: Path) -> None:
         """See ``Diffusion.read``. The base weights are kept beside the trained ones, for ``switch``."""

@@ -45,16 +45,18 @@ class ImageLoRA(Diffusion):
 
     def write(self, params: ImageLoRAParams, model: "ImageModel", folder: Path) -> None:
         """``pytorch_lora_weights.safetensors``, which ``pipeline.load_lora_weights`` of diffusers takes."""
-        from playground.training.image_lora import write
+        from playground.training.diffusion_files import write_lora
+        from playground.training.image_lora import adapted
 
-        write(model, folder)
+        write_lora(adapted(model), folder)
 
     def read(self, params: ImageLoRAParams, model: "ImageModel", folder: Path) -> None:
         """See ``Diffusion.read``."""
-        from playground.training.image_lora import read
+        from playground.training.diffusion_files import read_lora
+        from playground.training.image_lora import adapted
 
         self.wrap(params, model)
-        read(model, folder)
+        read_lora(adapted(model), folder)
 
     def switch(self, model: "ImageModel", on: bool) -> None:
         """See ``ImageMethod.switch``."""

@@ -57,7 +57,7 @@ def verify(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     for name, digest in digests.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise AdapterError(f"The adapter's {ABOUT} names a file outside its folder: {name}.")
+            raise AdapterError(f"The adapter's {ABOUT} names a file outside its folder.")
         if not path.is_file():
             raise AdapterError(f"The adapter is incomplete: {name} is missing.")
         if _digest(path) != digest:

@@ -1,17 +1,12 @@
-"""Low-rank matrices on an image model: added, written, read, switched off and on."""
-
-from pathlib import Path
+"""Low-rank matrices on an image model: added, switched off and on. Files: playground.training.diffusion_files."""
 
 import torch
-from diffusers.training_utils import _collate_lora_metadata
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig
 from torch import nn
 
 from playground.models.image import ImageModel
-from playground.training.adapter_files import tensors
 
 NAME = "default"
-FILE = "pytorch_lora_weights.safetensors"  # what diffusers looks for
 
 
 def add(model: ImageModel, rank: int, alpha: float, *, text_encoders: bool = False, seed: int = 0) -> None:
@@ -27,28 +22,6 @@ def add(model: ImageModel, rank: int, alpha: float, *, text_encoders: bool = Fal
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-
-
-def write(model: ImageModel, folder: Path) -> None:
-    """One file that ``pipeline.load_lora_weights`` of diffusers takes, rank and alpha in its metadata."""
-    networks = adapted(model)
-    layers = {f"{name}_lora_layers": get_peft_model_state_dict(part) for name, part in networks.items()}
-    type(model.pipeline).save_lora_weights(folder, **layers, **_collate_lora_metadata(networks))
-
-
-def read(model: ImageModel, folder: Path) -> None:
-    """Put what ``write`` wrote into a model with fresh matrices of the same rank.
-
-    Raises:
-        AdapterError: it does not fit, or holds numbers that are not finite.
-    """
-    networks = adapted(model)
-    fresh = {name: get_peft_model_state_dict(part) for name, part in networks.items()}
-    expected = {f"{name}.{key}": value for name, state in fresh.items() for key, value in state.items()}
-    found = tensors(folder / FILE, expected)
-    for name, network in networks.items():
-        state = {key: found[f"{name}.{key}"].to(network.device) for key in fresh[name]}
-        set_peft_model_state_dict(network, state, adapter_name=NAME)
 
 
 def switch(model: ImageModel, on: bool) -> None:

@@ -1,14 +1,13 @@
-"""An image model whose denoiser is trained whole: made ready, written, read, switched between both sets of weights."""
+"""An image model whose denoiser is trained whole: made ready, read, switched between both sets of weights."""
 
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from playground.errors import InvalidParams
 from playground.models.image import ImageModel
-from playground.training.adapter_files import tensors
+from playground.training.diffusion_files import read_networks
 
 BASE = "_base_weights"  # attribute of a network that was filled with trained weights
 TRAINED = "_trained_weights"
@@ -31,37 +30,22 @@ def networks(model: ImageModel, text_encoders: bool) -> dict[str, nn.Module]:
     return {model.family.denoiser_name: model.denoiser} | (model.text_encoders if text_encoders else {})
 
 
-def write(model: ImageModel, folder: Path, *, text_encoders: bool = False) -> None:
-    """Each trained network in a folder of its own that ``from_pretrained`` of its class reads, in the type it came in."""
-    for name, network in networks(model, text_encoders).items():
-        place = folder / name
-        place.mkdir()
-        network.save_config(place) if hasattr(network, "save_config") else network.config.save_pretrained(
-            place
-        )
-        weights = {
-            key: value.detach().to(model.dtype).contiguous().cpu()
-            for key, value in network.named_parameters()
-        }
-        save_file(weights, place / _file(network), {"format": "pt"})
-
-
 def read(model: ImageModel, folder: Path, *, text_encoders: bool = False) -> None:
     """Put trained weights in, and keep the base's beside them for ``switch``.
 
     Raises:
         AdapterError: they do not fit, or hold numbers that are not finite.
     """
-    for name, network in networks(model, text_encoders).items():
-        own = dict(network.named_parameters())
-        trained = tensors(folder / name / _file(network), own)
-        setattr(network, BASE, {key: value.detach().clone() for key, value in own.items()})
-        setattr(network, TRAINED, trained)
-        _copy(network, trained)
+    parts = networks(model, text_encoders)
+    base = {name: _copies(network) for name, network in parts.items()}
+    read_networks(parts, folder)
+    for name, network in parts.items():
+        setattr(network, BASE, base[name])
+        setattr(network, TRAINED, _copies(network))
 
 
-def _file(network: nn.Module) -> str:
-    return "diffusion_pytorch_model.safetensors" if hasattr(network, "save_config") else "model.safetensors"
+def _copies(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
 def switch(model: ImageModel, on: bool) -> None:
