@@ -34,7 +34,7 @@ from playground.settings import ASSETS, Settings
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
 
-STARTER = ASSETS / "starter" / "clip"
+STARTER = ASSETS / "starter-image" / "clip"
 BATCH = 32  # pictures or texts embedded at once
 DRIFT_SHARE = 0.5  # of the way from the same picture to another one of the class
 

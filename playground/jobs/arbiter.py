@@ -140,7 +140,7 @@ class Arbiter:
 
         Raises: as ``adapted``.
         """
-        from playground.models.pictures import image
+        from playground.training.pictures import image
 
         technique = registry.method(self.store.get(run_id).method)
         with self.adapted(run_id, progress) as found:

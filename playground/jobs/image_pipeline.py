@@ -124,7 +124,7 @@ def _seer(
     model: "ImageModel", judge: "Judge", subject: Subject, half: Subject, asked: list, folder: Path
 ) -> "Looks":
     from playground.evaluation.looks import Looks
-    from playground.models.pictures import tensors
+    from playground.training.pictures import tensors
 
     return Looks(
         model,

@@ -289,7 +289,7 @@ class Diffusion(ImageMethod):
 
 def training_pictures(subject: Subject, size: int) -> "Tensor":
     """The subject's training pictures, cropped: float32 (n, 3, size, size), −1…1."""
-    from playground.models.pictures import tensors
+    from playground.training.pictures import tensors
 
     return tensors([picture.path for picture in subject.train], size)
 

@@ -83,8 +83,8 @@ class DreamBooth(Diffusion):
         """Pictures of the class, drawn by the model before it is changed; kept for a resume."""
         if not (params.prior_preservation and params.prior_weight):
             return None
-        from playground.models.pictures import tensors
         from playground.training.diffusion import Concept
+        from playground.training.pictures import tensors
 
         yield from draw_class(context, params.class_pictures)
         folder = context.folder / CLASS_PICTURES
@@ -130,7 +130,7 @@ def class_prompts(subject: Subject, count: int) -> list[str]:
 
 def draw_class(context: ImageContext, count: int) -> Generator[Event, None, None]:
     """Draw the pictures of the class that are not there yet, and save them."""
-    from playground.models.pictures import save
+    from playground.training.pictures import save
 
     folder = context.folder / CLASS_PICTURES
     prompts = class_prompts(context.subject, count)

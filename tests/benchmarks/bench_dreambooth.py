@@ -32,8 +32,8 @@ def prepare(options):
     from playground.evaluation.looks import Looks, asks
     from playground.jobs.image_pipeline import halves
     from playground.models import catalogue, image, sources
-    from playground.models.pictures import tensors
     from playground.settings import Settings
+    from playground.training.pictures import tensors
 
     settings = Settings.from_environment()
     entry = catalogue.model(options.model, settings)
@@ -83,7 +83,7 @@ def theirs(model, subject, options):
     from playground.methods.diffusion import training_pictures
     from playground.methods.dreambooth import CLASS_PICTURES as FOLDER
     from playground.methods.dreambooth import class_prompts
-    from playground.models.pictures import tensors
+    from playground.training.pictures import tensors
 
     pipeline = model.pipeline
     unet, vae, text_encoder, tokenizer = (
