@@ -294,6 +294,19 @@ def export(
         config.write_text(text.replace('"dtype": "float16"', '"dtype": "float32"'), encoding="utf-8")
 
 
+def kept_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
+    """The tokenizer of this training: made once, and kept with its checkpoints.
+
+    Made anew, words that tie could get each other's numbers: the library counts in no fixed order.
+    """
+    place = folder / "tokenizer"
+    with first_process():
+        if not place.is_dir():
+            networks.tokenizer(names).save_pretrained(place.with_suffix(".part"))
+            place.with_suffix(".part").replace(place)
+    return CLIPTokenizer.from_pretrained(place, local_files_only=True)
+
+
 def train(
     preset: Preset,
     icons: Icons,
@@ -317,7 +330,7 @@ def train(
     options = {"log": log, "threads": threads, "save_seconds": save_seconds}
     drawn = icons.first(preset.drawn or len(icons.nouns))
     without = world.held_out(icons.nouns, preset.held_out)
-    tokens = networks.tokenizer(icons.nouns)
+    tokens = kept_tokenizer(icons.nouns, folder)
     if until == "classifier":
         train_classifier(preset, drawn, folder, **options)
         return
