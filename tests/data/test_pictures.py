@@ -166,6 +166,15 @@ def test_a_photo_of_100_megapixels_is_decoded_small(monkeypatch):
     assert near(image.getpixel((1000, 1000)), (90, 90, 90), 3)
 
 
+def test_a_wide_panorama_is_decoded_small_too(monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 20_000)
+    monkeypatch.setattr(pictures, "MOST_JPEG_PIXELS", 200_000)
+    data = encoded(halves(size=(1600, 100)), "JPEG")
+    image = read_picture(data)
+    assert image.size == (400, 25) and near(image.getpixel((100, 12)), (220, 20, 30), 30)
+    assert read_picture(encoded(halves(size=(160, 100)), "JPEG")).size == (160, 100)
+
+
 @pytest.mark.parametrize("size", [(10_000, 10_000), (60_000, 60_000)])
 def test_other_huge_pictures_are_refused_before_they_are_decoded(size):
     with pytest.raises(InvalidInput, match=r"“huge.png” has .*megapixels"):
@@ -214,7 +223,7 @@ def test_what_is_no_picture_is_named(tmp_path, data, said):
     assert "“holiday.png”" in str(caught.value) and caught.value.field == "pictures"
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_cut_off_file_is_refused(format, share):
     data = encoded(drawn(3, (80, 80)), format)
@@ -227,6 +236,20 @@ def test_damaged_pixels_are_refused():
     data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
     with pytest.raises(InvalidInput, match="“cut” is damaged"):
         read_picture(bytes(data), "cut")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF", "TIFF"])
+def test_damage_anywhere_is_a_message_or_a_picture(format):
+    more = {"save_all": True, "append_images": [drawn(5, (24, 24))]} if format == "GIF" else {}
+    data, random = encoded(drawn(4, (24, 24)), format, **more), np.random.default_rng(7)
+    for _ in range(40):
+        damaged = bytearray(data)
+        for place in random.integers(0, min(len(data), 400), 3):
+            damaged[place] = random.integers(256)
+        try:
+            assert read_picture(bytes(damaged), "odd").mode == "RGB"
+        except InvalidInput as error:
+            assert "“odd”" in str(error)
 
 
 def test_a_file_above_the_limit_is_refused_unread(tmp_path):
