@@ -231,7 +231,7 @@ def _too_many_pixels(name: str, size: tuple[int, int] | None = None, most: int =
 def _what_it_is(data: bytes, name: str) -> str:
     """Why a file cannot be read as a picture."""
     advice = "Save it as JPEG or PNG and upload that."
-    if data[4:8] == b"ftyp":
+    if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis"):
         heic = data[8:12] in _HEIC
         kind = "a HEIC photo, as phones take them" if heic else "a film or a picture of an unknown kind"
         return f"“{name}” is {kind}, which cannot be read here. {advice}"
