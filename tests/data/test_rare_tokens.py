@@ -113,7 +113,4 @@ def test_single_rare_tokens_come_first_the_rarest_at_the_front(pieces_of_words):
 
 def test_proposals_can_always_be_written(sentence_pieces, pieces_of_words):
     assert set(rare(sentence_pieces, count=20)) == {"wxz", "wzx", "xwz", "xzw", "zwx", "zxw"}
-    assert rare(pieces_of_words, count=9)[3:] == ["zwx", "zxw"] or rare(pieces_of_words, count=9)[3:] == [
-        "zxw",
-        "zwx",
-    ]
+    assert set(rare(pieces_of_words, count=9)[3:]) == {"zwx", "zxw"}
