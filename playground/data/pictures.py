@@ -31,7 +31,8 @@ COUNTS = {"subject": (1, 20), "style": (3, 100)}
 ADVISED = {"subject": (3, 10), "style": (10, 40)}
 MOST_HELD_OUT = 20
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error)
+# What Pillow's readers raise on damaged files.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, RuntimeError, struct.error)
 _SIGNATURES = (
     (b"%PDF-", "a PDF"),
     (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
@@ -230,7 +231,7 @@ def _too_many_pixels(name: str, size: tuple[int, int] | None = None, most: int =
 def _what_it_is(data: bytes, name: str) -> str:
     """Why a file cannot be read as a picture."""
     advice = "Save it as JPEG or PNG and upload that."
-    if data[4:8] == b"ftyp":
+    if data[4:8] == b"ftyp" and data[8:12] not in (b"avif", b"avis"):
         heic = data[8:12] in _HEIC
         kind = "a HEIC photo, as phones take them" if heic else "a film or a picture of an unknown kind"
         return f"“{name}” is {kind}, which cannot be read here. {advice}"
@@ -259,11 +260,11 @@ def _decode(image: "Image", name: str) -> Opened:
     if image.width * image.height > most:
         raise InvalidInput(_too_many_pixels(name, image.size, most), field="pictures")
     notes = []
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes.append(f"“{name}” is animated: its first frame is used.")
-    if jpeg:
-        image.draft(None, (READ_EDGE, READ_EDGE))
     try:
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            notes.append(f"“{name}” is animated: its first frame is used.")
+        if jpeg:
+            _reduce(image)
         image.load()
         flat = _small(_rgb(image, name, notes))
     except _BROKEN:
@@ -272,6 +273,16 @@ def _decode(image: "Image", name: str) -> Opened:
             field="pictures",
         ) from None
     return Opened(_bare(_upright(flat, image, name, notes)), tuple(notes))
+
+
+def _reduce(image: "Image") -> None:
+    """Have a large JPEG decoded at a half, a quarter or an eighth, so that little memory is taken."""
+    width, height = image.size
+    by = min(width, height) // READ_EDGE
+    while width * height > MOST_PIXELS * max(1, by) ** 2:
+        by = max(1, by) * 2
+    if by > 1:
+        image.draft(None, (width // by, height // by))
 
 
 def _rgb(image: "Image", name: str, notes: list[str]) -> "Image":

@@ -476,6 +476,9 @@ def _head(folder: Path) -> dict[str, Any]:
     if unknown := set(values) - set(DEFAULTS) - set(TEXT_KEYS):
         raise InvalidInput(f"{name} has unknown keys: {', '.join(sorted(unknown))}.")
     values = DEFAULTS | values
+    for key in ("summary", "description", "licence", "attribution"):
+        if not isinstance(values[key], str):
+            raise InvalidInput(f"{name}: {key} must be a text.")
     for key in ("prompts", "class_prompts"):
         if not isinstance(values[key], list | tuple) or not all(
             isinstance(text, str) for text in values[key]
