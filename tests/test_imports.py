@@ -27,7 +27,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "models": ({"models"}, {"models"}),
     "retrieval": ({"retrieval", "data", "models"}, set()),
     "training": ({"training", "data", "models"}, set()),
-    "evaluation": ({"evaluation", "data", "models", "retrieval", "methods.base"}, set()),
+    "evaluation": ({"evaluation", "data", "models", "retrieval", "methods.base", "training.saving"}, set()),
     "methods": ({"methods", "data"} | LIGHT_MODELS, WORK),
     "results": ({"results"}, set()),
     "jobs": ({"jobs", "methods", "results", "data"} | LIGHT_MODELS, WORK),
