@@ -109,6 +109,7 @@ def test_the_lora_is_read_back(family, tmp_path):
     assert same(answers(again, kind), answers(tuned, kind))
 
 
+@pytest.mark.filterwarnings("ignore:The following")  # each pattern is for one of the networks
 def test_layers_of_different_rank_and_alpha_keep_their_scales(base, tmp_path):
     pattern = {"mid_block.attentions.0.transformer_blocks.0.attn1.to_q": 3}
     tuned = with_lora(
