@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy
 import torch
 from PIL import Image
 from torch import Tensor
 
-from playground.data.pictures import crop, read_picture
+from playground.data.pictures import arrays, save_png
+from playground.training.saving import atomic_file
 
 
 def tensors(paths: Iterable[Path], size: int) -> Tensor:
@@ -17,11 +17,7 @@ def tensors(paths: Iterable[Path], size: int) -> Tensor:
     Raises:
         InvalidInput: one cannot be read; the message names it.
     """
-    paths = list(paths)
-    if not paths:
-        return torch.empty(0, 3, size, size)
-    pictures = [numpy.asarray(crop(read_picture(path), size), dtype=numpy.float32) for path in paths]
-    return torch.from_numpy(numpy.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.from_numpy(arrays(paths, size))
 
 
 def image(picture: Tensor) -> Image.Image:
@@ -31,8 +27,10 @@ def image(picture: Tensor) -> Image.Image:
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """Write one picture (3, h, w), −1…1, as a PNG; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    image(picture).save(partial, format="PNG")
-    partial.replace(path)
+    """Write one picture (3, h, w), −1…1, as a PNG.
+
+    Raises:
+        RunFailed: the disk is full; nothing is left behind.
+    """
+    with atomic_file(path) as partial:
+        save_png(image(picture), partial)
