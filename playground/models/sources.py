@@ -1,4 +1,4 @@
-"""Where a model's files come from: a local path, an installed package, the Hub's cache, the Hub, a wheel.
+"""Where a model's files come from: a local path, the assets, an installed package, the Hub's cache, the Hub, a wheel.
 
 What is on this machine already is used first, so that a second start needs no network. Where something
 has to be fetched, the Hub's original weights go before a wheel's rounded ones. Weights are safetensors
@@ -26,13 +26,16 @@ from pathlib import Path
 
 from playground.errors import ModelUnavailable
 from playground.models.catalogue import Model, models, offer
-from playground.settings import Settings
+from playground.settings import ASSETS, Settings
 
 Progress = Callable[[str, int, int | None], None]  # what is being done, bytes so far, bytes in all
 
 HUB_SECONDS = 2.0  # how long the Hub may take to answer before it counts as out of reach
 REMEMBER_SECONDS = 60.0  # how long that answer holds
 NEEDED_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+PIPELINE = "model_index.json"  # says which components a diffusers pipeline has
+# components that drawing does without: neither fetched nor loaded
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 RECORD = "playground.json"  # written into a converted folder: where it came from
 
 _hub_answer: dict[str, tuple[float, bool]] = {}
@@ -58,7 +61,7 @@ def locate(model: Model, settings: Settings, progress: Progress | None = None) -
                 return _from_hub(model, rest, settings, progress)
             if kind == "wheel":
                 return _from_wheel(model, rest, settings, progress)
-            reasons.append(f"there is no {'folder' if kind == 'path' else 'package'} {rest}")
+            reasons.append(f"there is no {'package' if kind == 'package' else 'folder'} {rest}")
         except _Unreachable as error:
             reasons.append(str(error))
         except OSError as error:
@@ -110,7 +113,8 @@ def revision(folder: Path) -> str:
     if folder.parent.name == "snapshots":
         return folder.name
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    weights = "*/*.safetensors" if (folder / PIPELINE).is_file() else "*.safetensors"
+    for file in sorted(folder.glob(weights)):
         digest.update(_sha256(file).encode())
     return digest.hexdigest()
 
@@ -128,15 +132,43 @@ def hub_reachable(settings: Settings) -> bool:
 
 
 def whole(folder: Path) -> bool:
-    """Whether ``folder`` has a config and all its weights, each safetensors file at its full length."""
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    else:
-        names = {"model.safetensors"}
-    return all(_full_length(folder / name) for name in names)
+    """Whether ``folder`` has a config and all its weights, each safetensors file at its full length.
+
+    Of a diffusers pipeline, whether each of its components does.
+    """
+    if (folder / PIPELINE).is_file():
+        return _whole_pipeline(folder)
+    return (folder / "config.json").is_file() and _weights(folder, "model")
+
+
+def pipeline_class(folder: Path, title: str) -> str:
+    """The class name of the diffusers pipeline in ``folder``, after refusing one that is not plain.
+
+    Plain is one whose components are all classes of diffusers and transformers, with nothing beside their weights
+    that would change them unseen.
+
+    Raises:
+        ModelUnavailable: says what is in the way.
+    """
+    try:
+        index = json.loads((folder / PIPELINE).read_text(encoding="utf-8"))
+        name, components = index["_class_name"], _components(index)
+    except FileNotFoundError as error:
+        raise ModelUnavailable(
+            f"{title} is no text-to-image pipeline: its folder has no {PIPELINE}. Name a model in diffusers' layout."
+        ) from error
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        raise ModelUnavailable(f"{title} has a {PIPELINE} that cannot be read: {error!r}") from error
+    foreign = [part for part, library in components.items() if library not in ("diffusers", "transformers")]
+    if foreign or not isinstance(name, str):
+        raise ModelUnavailable(
+            f"{title} brings code of its own for {', '.join(foreign) or 'its pipeline'}, which is not run here. "
+            "Choose a pipeline made of diffusers' own classes."
+        )
+    for part in components:
+        if (folder / part / "config.json").is_file():
+            refuse_foreign(folder / part, f"{title} ({part})")
+    return name
 
 
 def refuse_foreign(folder: Path, title: str) -> None:
@@ -172,15 +204,70 @@ def _silent(phase: str, done: int, total: int | None) -> None:
     pass
 
 
+# ---- a diffusers pipeline
+
+
+def _components(index: dict) -> dict[str, str]:
+    """The library of each component that a pipeline's index names, but for those that are left out."""
+    found = {}
+    for name, value in index.items():
+        if isinstance(value, list) and name not in LEFT_OUT and value[0] is not None:
+            if Path(name).name != name or name.startswith("."):
+                raise ValueError(f"a component is named {name!r}")
+            found[name] = value[0]
+    return found
+
+
+def _whole_pipeline(folder: Path) -> bool:
+    try:
+        components = _components(json.loads((folder / PIPELINE).read_text(encoding="utf-8")))
+    except (ValueError, LookupError, AttributeError):
+        return False
+    return bool(components) and all(
+        _whole_component(folder / name, kind) for name, kind in components.items()
+    )
+
+
+def _whole_component(folder: Path, library: str) -> bool:
+    if not any(folder.glob("*.json")):
+        return False
+    if not (folder / "config.json").is_file():  # a tokenizer or a scheduler
+        return True
+    return _weights(folder, "model" if library == "transformers" else "diffusion_pytorch_model")
+
+
+def _weights(folder: Path, name: str) -> bool:
+    """Whether the safetensors files of that name, one or as an index lists them, are there at full length."""
+    index = folder / f"{name}.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        names = {f"{name}.safetensors"}
+    return all(_full_length(folder / name) for name in names)
+
+
+def _patterns(model: Model, index: Path | None) -> tuple[list[str], list[str]]:
+    """Which of a repository's files are needed, and which of those not.
+
+    A pipeline's repository often holds the same weights thrice: also as one large file, and rounded to half.
+    """
+    if model.modality != "image":
+        return list(NEEDED_FILES), []
+    if index is None:
+        return [PIPELINE], []
+    components = _components(json.loads(index.read_text(encoding="utf-8")))
+    wanted = [f"{name}/{pattern}" for name in components for pattern in NEEDED_FILES]
+    return [PIPELINE, *wanted], ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*/*/*"]
+
+
 # ---- what is here already
 
 
 def _here(model: Model, settings: Settings) -> Path | None:
     for source in model.sources:
         kind, _, rest = source.partition(":")
-        folder = {"path": _path, "package": _package, "hub": partial(_hub_cache, model)}.get(kind, _nothing)(
-            rest
-        )
+        ask = {"path": _path, "assets": _asset, "package": _package, "hub": partial(_hub_cache, model)}
+        folder = ask.get(kind, _nothing)(rest)
         if folder is not None and whole(folder):
             return folder
     converted = _converted(model, settings)
@@ -189,6 +276,10 @@ def _here(model: Model, settings: Settings) -> Path | None:
 
 def _path(text: str) -> Path | None:
     return Path(text).expanduser()
+
+
+def _asset(text: str) -> Path:
+    return ASSETS / text
 
 
 def _package(text: str) -> Path | None:
@@ -201,11 +292,10 @@ def _hub_cache(model: Model, repo: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    needed = _patterns(model, None)[0]
     try:
         return Path(
-            snapshot_download(
-                repo, revision=model.revision, local_files_only=True, allow_patterns=list(NEEDED_FILES)
-            )
+            snapshot_download(repo, revision=model.revision, local_files_only=True, allow_patterns=needed)
         )
     except (LocalEntryNotFoundError, HFValidationError):
         return None
@@ -258,15 +348,20 @@ def _from_hub(model: Model, repo: str, settings: Settings, progress: Progress) -
         raise _Unreachable("the Hugging Face Hub does not answer from here")
     from huggingface_hub import errors, snapshot_download
 
-    try:
-        folder = Path(
+    bar = _bar(f"Fetching {repo} from the Hub", progress)
+
+    def fetch(index: Path | None) -> Path:
+        needed, needless = _patterns(model, index)
+        return Path(
             snapshot_download(
-                repo,
-                revision=model.revision,
-                allow_patterns=list(NEEDED_FILES),
-                tqdm_class=_bar(f"Fetching {repo} from the Hub", progress),
+                repo, revision=model.revision, allow_patterns=needed, ignore_patterns=needless, tqdm_class=bar
             )
         )
+
+    try:
+        folder = fetch(None)
+        if model.modality == "image" and (folder / PIPELINE).is_file():
+            folder = fetch(folder / PIPELINE)
     except errors.GatedRepoError as error:
         raise ModelUnavailable(
             f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN to your "
@@ -279,8 +374,9 @@ def _from_hub(model: Model, repo: str, settings: Settings, progress: Progress) -
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
         raise _Unreachable(f"the Hugging Face Hub broke off ({error})") from error
     if not whole(folder):
+        what = "config.json" if model.modality != "image" else f"{PIPELINE}, a folder a component"
         raise ModelUnavailable(
-            f"{repo} has no weights in safetensors with a config.json, and other kinds of weights are not "
+            f"{repo} has no weights in safetensors with a {what}, and other kinds of weights are not "
             f"loaded here. {offer(settings, model.modality)}"
         )
     return folder

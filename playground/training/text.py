@@ -23,6 +23,7 @@ from playground.models.quantise import numbers
 from playground.training import checkpoints, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
+from playground.training.memory import out_of_memory
 from playground.training.noise import embedding_noise
 from playground.training.saving import clear_leftovers
 
@@ -185,7 +186,7 @@ def train(
     try:
         return (yield from run.events(resume))
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise OutOfMemory(
             f"Out of memory while training with batch size {plan.batch_size} and maximum length "
@@ -555,15 +556,3 @@ class _Training:
 
 # what may differ between the first start and a resume
 _FREE = {"threads", "checkpoint_seconds", "pack_tokens"}
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    words = (
-        "can't allocate memory",
-        "out of memory",
-        "not enough memory",
-        "ALLOC_FAILED",
-    )  # CPU, CUDA, Windows
-    return any(part in str(error) for part in words)
