@@ -122,6 +122,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(case, tmp_path, drain):
     assert result.steps == plan.steps
 
 
+@pytest.mark.slow  # a process of its own loads everything anew
 def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
     script = textwrap.dedent(
         f"""
