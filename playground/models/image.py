@@ -232,7 +232,7 @@ def _read(family: Family, folder: Path, dtype: torch.dtype) -> DiffusionPipeline
     if "requires_safety_checker" in index:
         without["requires_safety_checker"] = False
     return family.pipeline_class.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **without
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **without
     )
 
 

@@ -211,7 +211,7 @@ def _components(index: dict) -> dict[str, str]:
     """The library of each component that a pipeline's index names, but for those that are left out."""
     found = {}
     for name, value in index.items():
-        if isinstance(value, list) and name not in LEFT_OUT and value[0] is not None:
+        if isinstance(value, list) and name[0] != "_" and name not in LEFT_OUT and value[0] is not None:
             if Path(name).name != name or name.startswith("."):
                 raise ValueError(f"a component is named {name!r}")
             found[name] = value[0]
