@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).with_name("screenshots")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ENDED = ".pg-pill:is(.pg-done, .pg-failed, .pg-cancelled, .pg-interrupted)"  # a run's status
+LEAVING = (
+    "AbortError: signal is aborted",
+    "Connection errored out",
+)  # Gradio's words for a page that is left
 PATIENCE = 180.0  # seconds that whatever a test waits for may take on a busy machine
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 MISSING = (
@@ -213,6 +217,14 @@ class Visitor:
         """Open the page and wait until it is ready."""
         self.page.goto(self.site.url + "/" + query)
         self.page.get_by_role("tab", name="Start", exact=True).wait_for()
+
+    def reload(self) -> None:
+        """Load the page again. That the page which is left cut its own connections is no error."""
+        before = len(self.errors)
+        self.page.reload()
+        self.errors[before:] = [
+            said for said in self.errors[before:] if not any(words in said for words in LEAVING)
+        ]
 
     def tab(self, name: str) -> None:
         """Open a tab, from the row or from the menu of those that have no room in it."""

@@ -52,7 +52,7 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor.done("#lora-live")
     expect(page.locator("#lora-curves .pg-chart").first).to_be_visible()
     expect(page.locator("#lora-samples")).to_contain_text("Expected")
-    page.reload()
+    visitor.reload()
     visitor.tab("LoRA")
     expect(page.locator("#lora-run input")).to_have_value(re.compile("^#1 · Words"))
     expect(page.locator("#lora-none-yet")).not_to_contain_text("None yet")
