@@ -7,14 +7,25 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from playground.errors import QueueError
+from playground.jobs.queue import Queue
+from playground.results.runs import ACTIVE, RunStore
+from playground.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).with_name("screenshots")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ENDED = ".pg-pill:is(.pg-done, .pg-failed, .pg-cancelled, .pg-interrupted)"  # a run's status
+LEAVING = (
+    "AbortError: signal is aborted",
+    "Connection errored out",
+)  # Gradio's words for a page that is left
+PATIENCE = 180.0  # seconds that whatever a test waits for may take on a busy machine
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 MISSING = (
     "The browser tests need a Chromium. Install one with “apt-get install chromium” or “python -m playwright install"
@@ -86,16 +97,31 @@ def _ran(command: list[str], tried: list[str]) -> bool:
 
 
 class Site:
-    """The running page: its address and what it logged."""
+    """The running page: its address, its home and what it logged."""
 
-    def __init__(self, url: str, log: Path):
+    def __init__(self, url: str, home: Path, log: Path):
         self.url = url
+        self.home = home
         self._log = log
 
     @property
     def log(self) -> str:
         """What the server printed so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def clear(self) -> None:
+        """Stop what runs or waits and remove all runs: no test waits for another one's, or counts them."""
+        settings = Settings(home=self.home)
+        store = RunStore(settings.database)
+        queue = Queue(settings, store)
+        try:
+            for run in store.list():
+                if run.status in ACTIVE:
+                    with suppress(QueueError):  # it has just ended
+                        queue.cancel(run.id)
+                queue.delete(run.id)
+        finally:
+            store.close()
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +157,7 @@ def _served(home: Path):
         process = subprocess.Popen(
             [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
-    opened = Site(f"http://127.0.0.1:{port}", log)
+    opened = Site(f"http://127.0.0.1:{port}", home, log)
     try:
         _wait(opened, process)
         yield opened
@@ -144,7 +170,7 @@ def _served(home: Path):
             process.wait()
 
 
-def _wait(site: Site, process: subprocess.Popen, seconds: float = 60) -> None:
+def _wait(site: Site, process: subprocess.Popen, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -160,8 +186,9 @@ def _wait(site: Site, process: subprocess.Popen, seconds: float = 60) -> None:
 @pytest.fixture(scope="session")
 def browser(chromium):
     """The browser, opened once."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield opened
@@ -189,18 +216,32 @@ class Visitor:
     def arrive(self, query: str = "?__theme=light") -> None:
         """Open the page and wait until it is ready."""
         self.page.goto(self.site.url + "/" + query)
-        self.page.get_by_role("tab", name="Start", exact=True).wait_for(timeout=30_000)
+        self.page.get_by_role("tab", name="Start", exact=True).wait_for()
+
+    def reload(self) -> None:
+        """Load the page again. That the page which is left cut its own connections is no error."""
+        before = len(self.errors)
+        self.page.reload()
+        self.errors[before:] = [
+            said for said in self.errors[before:] if not any(words in said for words in LEAVING)
+        ]
 
     def tab(self, name: str) -> None:
         """Open a tab, from the row or from the menu of those that have no room in it."""
         row = self.page.locator("#tabs > .tab-wrapper")
         tab = row.locator("[role=tablist]").get_by_role("tab", name=name, exact=True).first
         menu = row.locator(".overflow-menu > button")
-        tab.or_(menu).locator("visible=true").first.wait_for(timeout=30_000)  # the row is laid out late
+        tab.or_(menu).locator("visible=true").first.wait_for()  # the row is laid out late
         if not tab.is_visible():
             menu.click()
             tab = row.locator(".overflow-dropdown button").filter(has_text=name).first
         tab.click()
+
+    def done(self, place: str) -> None:
+        """Wait until a run in ``place`` is done; another end fails at once, with what stands there."""
+        ended = self.page.locator(place).locator(ENDED).first
+        ended.wait_for()
+        assert "pg-done" in ended.get_attribute("class"), self.page.locator(place).inner_text()
 
     def picture(self, name: str) -> None:
         """Keep a screenshot."""
@@ -215,8 +256,10 @@ def visit(browser, site):
 
     def make(width: int = 1280) -> Visitor:
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
+        contexts[-1].set_default_timeout(PATIENCE * 1000)
         return Visitor(contexts[-1].new_page(), site)
 
     yield make
     for context in contexts:
         context.close()
+    site.clear()

@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.starter]
 TRAINED = [label for id, label in OWN_TABS.items() if id in methods()]
 SHARED = [id for id, one in methods().items() if one.family == "parametric" and id not in OWN_TABS]
 TABS = ("Start", "Few-shot", "RAG", *TRAINED, *(["More PEFT"] if SHARED else []), "Compare", "Runs")
-SLOW = 120_000  # ms, for what loads the model on a busy machine
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
@@ -52,12 +51,12 @@ def test_the_exact_prompt_and_both_answers(visit):
     visitor.page.fill("#few-shot-question textarea", "My <b>parcel</b> never came.")
     visitor.page.click("#show-prompt")
     prompt = visitor.page.locator("#prompt-view pre")
-    expect(prompt).to_contain_text("My <b>parcel</b> never came.", timeout=SLOW)
+    expect(prompt).to_contain_text("My <b>parcel</b> never came.")
     expect(prompt).to_contain_text("Route the customer's message")
     expect(visitor.page.locator("#prompt-view")).to_contain_text("tokens")
     visitor.page.click("#few-shot-ask")
-    expect(visitor.page.locator("#few-answer textarea")).not_to_have_value("", timeout=SLOW)
-    expect(visitor.page.locator("#zero-answer textarea")).not_to_have_value("", timeout=SLOW)
+    expect(visitor.page.locator("#few-answer textarea")).not_to_have_value("")
+    expect(visitor.page.locator("#zero-answer textarea")).not_to_have_value("")
     visitor.picture("few-shot-answers")
     assert visitor.errors == []
 
@@ -107,7 +106,7 @@ def test_ask_both_refuses_at_once(visit, question, model, message):
     visitor.page.fill("#few-shot-question textarea", question)
     visitor.page.click("#few-shot-ask")
     said = visitor.page.locator(".pg-notice.pg-bad").locator("visible=true")
-    expect(said).to_contain_text(message, timeout=SLOW if "tokens" in message else 5000)
+    expect(said).to_contain_text(message)
     expect(visitor.page.locator("#few-answer textarea")).to_have_value("")
     assert nothing_of_gradios_own(visitor)
     assert visitor.errors == []
@@ -121,12 +120,9 @@ def test_documents_are_indexed_and_a_binary_one_is_refused(visit, tmp_path):
     visitor.page.set_input_files("#rag-files input[type=file]", str(tmp_path / "picture.md"))
     expect(visitor.page.locator("#rag-files")).to_contain_text("picture")
     visitor.page.click("#build-index")
-    expect(visitor.page.get_by_text(re.compile("picture.md.*(text|character)", re.I)).last).to_be_visible(
-        timeout=SLOW
-    )
+    expect(visitor.page.get_by_text(re.compile("picture.md.*(text|character)", re.I)).last).to_be_visible()
 
 
-@pytest.mark.slow
 def test_an_index_survives_a_reload(visit, tmp_path):
     visitor = visit()
     visitor.arrive()
@@ -137,13 +133,13 @@ def test_an_index_survives_a_reload(visit, tmp_path):
     visitor.page.locator("#rag-source input").click()
     visitor.page.get_by_role("option", name="None, only my files").click()
     visitor.page.click("#build-index")
-    expect(visitor.page.locator("#index-status")).to_contain_text("The index is ready", timeout=SLOW)
-    visitor.page.reload()
+    expect(visitor.page.locator("#index-status")).to_contain_text("The index is ready")
+    visitor.reload()
     visitor.tab("RAG")
-    expect(visitor.page.locator("#index-status")).to_contain_text("from before is still here", timeout=20_000)
+    expect(visitor.page.locator("#index-status")).to_contain_text("from before is still here")
     visitor.page.fill("#rag-question textarea", "When does the Marlin leave?")
     visitor.page.click("#rag-ask")
-    expect(visitor.page.locator("#passages")).to_contain_text("The <b>Marlin</b> leaves", timeout=SLOW)
+    expect(visitor.page.locator("#passages")).to_contain_text("The <b>Marlin</b> leaves")
     other = visit()
     other.arrive()
     other.tab("RAG")
@@ -155,7 +151,7 @@ def test_an_index_survives_a_reload(visit, tmp_path):
     visitor.page.click("#delete-index")
     visitor.page.click("#delete-index-yes")
     expect(visitor.page.locator("#index-status")).to_contain_text("Your index is deleted")
-    visitor.page.reload()
+    visitor.reload()
     visitor.tab("RAG")
     expect(visitor.page.locator("#index-status")).to_contain_text("No index yet")
     assert visitor.errors == []
@@ -209,7 +205,6 @@ def test_the_explainer_follows_its_numbers(visit):
     expect(count).to_contain_text("k must be a whole number")
 
 
-@pytest.mark.slow
 def test_a_sweep_that_cannot_be_is_refused_and_one_that_can_is_queued_and_stopped(visit):
     visitor = visit()
     visitor.arrive()
@@ -224,12 +219,12 @@ def test_a_sweep_that_cannot_be_is_refused_and_one_that_can_is_queued_and_stoppe
     values.fill("1e-3, 2e-3, 4e-3")
     visitor.page.click("#lora-sweep-start")
     view = visitor.page.locator("#lora-sweep-view")
-    expect(view).to_contain_text("0 of 3 runs done", timeout=20_000)
-    visitor.page.reload()
+    expect(view).to_contain_text("0 of 3 runs done")
+    visitor.reload()
     visitor.tab("LoRA")
-    expect(view).to_contain_text("0 of 3 runs done", timeout=20_000)
+    expect(view).to_contain_text("0 of 3 runs done")
     visitor.page.click("#lora-sweep-stop")
-    expect(view.locator(".pg-cancelled")).to_have_count(3 * 2, timeout=20_000)  # row and label of each
+    expect(view.locator(".pg-cancelled")).to_have_count(3 * 2)  # row and label of each
     visitor.picture("sweep-stopped")
     assert visitor.errors == []
 
@@ -238,7 +233,7 @@ def test_a_sweep_that_cannot_be_is_refused_and_one_that_can_is_queued_and_stoppe
 def test_a_link_with_an_odd_value_shows_the_page(visit, query):
     visitor = visit()
     visitor.arrive(query)
-    expect(visitor.page.locator("#live-race")).not_to_be_empty(timeout=20_000)
+    expect(visitor.page.locator("#live-race")).not_to_be_empty()
     expect(visitor.page.locator(".toast-body")).to_have_count(0)
     assert visitor.errors == []
 
@@ -255,7 +250,6 @@ def test_the_number_of_test_items_is_the_one_typed(visit):
     expect(visitor.page.locator("#live-race .pg-lane.pg-running")).to_have_count(0)
 
 
-@pytest.mark.slow
 def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     visitor = visit()
     visitor.arrive()
@@ -264,28 +258,28 @@ def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     items.press("Enter")
     visitor.page.click("#race")
     lanes = visitor.page.locator("#live-race .pg-lane")
-    expect(lanes).to_have_count(4, timeout=10_000)
+    expect(lanes).to_have_count(4)
     visitor.page.wait_for_url(re.compile("group="))
-    visitor.page.reload()
-    expect(lanes).to_have_count(4, timeout=20_000)
-    expect(visitor.page.locator("#live-race .pg-lane.pg-done").first).to_be_visible(timeout=SLOW)
+    visitor.reload()
+    expect(lanes).to_have_count(4)
+    visitor.done("#live-race")
     visitor.page.click("#to-compare")
     expect(visitor.page.locator("#comparison tbody tr")).to_have_count(4)
     expect(visitor.page.locator("#comparison .pg-quality b").first).to_contain_text("%")
     visitor.picture("race-in-compare")
     visitor.page.locator("#comparison tr.pg-done th button").first.click()
     expect(visitor.page.locator("#answers .pg-answer")).to_have_count(4)
-    with visitor.page.expect_download(timeout=20_000) as download:
+    with visitor.page.expect_download() as download:
         visitor.page.click("#get-csv")
-    assert Path(download.value.path()).read_text().splitlines()[1].startswith("1,zero_shot")
+    assert re.match(r"\d+,zero_shot,", Path(download.value.path()).read_text().splitlines()[1])
     visitor.tab("Start")
     visitor.page.click("#stop-race")
-    expect(visitor.page.locator("#live-race .pg-lane.pg-cancelled").first).to_be_visible(timeout=10_000)
+    expect(visitor.page.locator("#live-race .pg-lane.pg-cancelled").first).to_be_visible()
     expect(visitor.page.locator("#live-race .pg-lane.pg-running")).to_have_count(0)
     visitor.tab("Runs")
     expect(visitor.page.locator("#runs .pg-run").first).to_be_visible()
     visitor.page.locator("#runs .pg-run.pg-done button[data-action=open]").first.click()
-    with visitor.page.expect_download(timeout=20_000) as download:
+    with visitor.page.expect_download() as download:
         visitor.page.click("#get-run")
     assert download.value.suggested_filename.endswith(".zip")
     visitor.picture("runs-after-stop")
@@ -296,6 +290,9 @@ def test_a_race_survives_a_reload_and_can_be_stopped(visit):
 def test_a_task_of_ones_own_appears_everywhere_and_problems_name_the_line(visit, tmp_path):
     visitor = visit()
     visitor.arrive()
+    visitor.tab("LoRA")  # its form is drawn when it is opened, and follows the tasks, too
+    expect(visitor.page.locator("#lora-start")).to_be_visible()
+    visitor.tab("Start")
     rows = [f"Question {n} <i>?</i>,{'yes' if n % 2 else 'no'}" for n in range(24)]
     (tmp_path / "bad.csv").write_text(
         "question,answer\n" + "\n".join([*rows[:5], "No answer here,", *rows[5:]]) + "\n"
@@ -304,19 +301,28 @@ def test_a_task_of_ones_own_appears_everywhere_and_problems_name_the_line(visit,
     file = visitor.page.locator("#task-file input[type=file]")
     file.set_input_files(str(tmp_path / "bad.csv"))
     visitor.page.fill("#task-title input, #task-title textarea", "Yes or no")
-    expect(visitor.page.locator("#task-preview")).to_contain_text("Question 1 <i>?</i>", timeout=20_000)
+    expect(visitor.page.locator("#task-preview")).to_contain_text("Question 1 <i>?</i>")
     visitor.page.click("#save-task")
-    expect(visitor.page.locator("#task-problem")).to_contain_text("Line 7", timeout=20_000)
+    expect(visitor.page.locator("#task-problem")).to_contain_text("Line 7")
     visitor.page.locator(
         "#task-file button[aria-label='Remove this file'], #task-file button[aria-label='Clear']"
     ).first.click()
     file.set_input_files(str(tmp_path / "good.csv"))
-    expect(visitor.page.locator("#task-preview")).to_contain_text("24 rows", timeout=20_000)
+    expect(visitor.page.locator("#task-preview")).to_contain_text("24 rows")
     visitor.page.click("#save-task")
-    expect(visitor.page.locator("#task-problem")).to_contain_text("is saved", timeout=20_000)
-    visitor.tab("LoRA")
-    visitor.page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
-    expect(visitor.page.get_by_role("option", name="Yes or no").locator("visible=true").first).to_be_visible()
+    expect(visitor.page.locator("#task-problem")).to_contain_text("is saved")
+    own = visitor.page.get_by_role("option", name="Yes or no").locator("visible=true").first
+    for tab in ("LoRA", "Few-shot"):
+        visitor.tab(tab)
+        visitor.page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
+        expect(own).to_be_visible()
+    own.click()
+    assert visitor.errors == []  # a refusal by the server's validator is an error on the console
+    visitor.page.fill("#few_shot-field-k input", "64")
+    visitor.page.click("#few-shot-measure")
+    refusal = re.compile("k is 64, but “Yes or no” has only [0-9]+ training examples. Choose at most [0-9]+.")
+    expect(visitor.page.locator(".pg-notice.pg-bad").filter(has_text=refusal)).to_be_visible()
+    expect(visitor.page.locator("#few_shot-field-k")).to_contain_text(refusal)
 
 
 def test_the_served_page_names_no_other_host(site):

@@ -1,4 +1,4 @@
-"""From the form to the exported adapter in a real browser, with a tiny random model: no downloads."""
+"""From the form to the exported adapter in a real browser, with a tiny random model."""
 
 import re
 import zipfile
@@ -8,8 +8,7 @@ import finished
 import pytest
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.browser
-SLOW = 120_000  # ms, for what starts a process on a busy machine
+pytestmark = [pytest.mark.browser, pytest.mark.starter]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,8 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site(tiny, serve):
+def site(tiny, serve, starter_home):
+    (tiny.settings.home / "models").symlink_to(starter_home / "models")  # else the page fetches the starter
     with serve(tiny.settings.home) as opened:
         yield opened
 
@@ -31,13 +31,12 @@ def inner(visitor, name):
     visitor.page.locator(".pg-inner-tabs:visible").get_by_role("tab", name=name, exact=True).first.click()
 
 
-@pytest.mark.slow
 def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor = visit()
     page = visitor.page
     visitor.arrive()
     visitor.tab("LoRA")
-    expect(page.locator("#lora-none-yet")).to_contain_text("None yet", timeout=SLOW)
+    expect(page.locator("#lora-none-yet")).to_contain_text("None yet")
     expect(page.locator(".pg-inner-tabs:visible")).to_have_count(0)
     page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
     page.get_by_role("option", name="Words").locator("visible=true").first.click()
@@ -47,32 +46,32 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     page.fill("#lora-field-epochs input", "2")
     page.get_by_label("Test items").locator("visible=true").first.fill("4")
     page.locator("#lora-before > button").click()
-    expect(page.locator("#lora-card .pg-estimate")).to_contain_text("Trainable", timeout=SLOW)
+    expect(page.locator("#lora-card .pg-estimate")).to_contain_text("Trainable")
 
     page.click("#lora-start")
-    expect(page.locator("#lora-live .pg-pill.pg-done")).to_be_visible(timeout=SLOW)
+    visitor.done("#lora-live")
     expect(page.locator("#lora-curves .pg-chart").first).to_be_visible()
     expect(page.locator("#lora-samples")).to_contain_text("Expected")
-    page.reload()
+    visitor.reload()
     visitor.tab("LoRA")
-    expect(page.locator("#lora-run input")).to_have_value(re.compile("^#1 · Words"), timeout=SLOW)
+    expect(page.locator("#lora-run input")).to_have_value(re.compile("^#1 · Words"))
     expect(page.locator("#lora-none-yet")).not_to_contain_text("None yet")
 
     page.fill("#lora-question textarea", "train word 3")
     page.click("#lora-ask")
     answers = page.locator("#lora-chat .pg-said p")
-    expect(answers).to_have_count(2, timeout=SLOW)
+    expect(answers).to_have_count(2)
     for side in (0, 1):
-        expect(answers.nth(side)).not_to_have_text("…", timeout=SLOW)
+        expect(answers.nth(side)).not_to_have_text("…")
 
     inner(visitor, "Item by item")
     expect(page.locator("#items-page article").locator("visible=true")).to_have_count(4)
     page.locator("#items-before:visible").click()
-    expect(page.locator("#items-summary:visible")).to_contain_text("Was right, is wrong now", timeout=SLOW)
+    expect(page.locator("#items-summary:visible")).to_contain_text("Was right, is wrong now")
     visitor.picture("training-items")
 
     inner(visitor, "Export")
-    with page.expect_download(timeout=SLOW) as download:
+    with page.expect_download() as download:
         page.get_by_role("button", name="Download adapter").locator("visible=true").click()
     names = zipfile.ZipFile(Path(download.value.path())).namelist()
     assert any(name.endswith("adapter_model.safetensors") for name in names), names
@@ -82,6 +81,6 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
 
     inner(visitor, "Spectrum")
     page.click("#lora-spectrum-compute")
-    expect(page.locator("#lora-spectrum svg").first).to_be_visible(timeout=SLOW)
+    expect(page.locator("#lora-spectrum svg").first).to_be_visible()
     assert visitor.errors == []
     assert "Traceback" not in visitor.site.log

@@ -95,10 +95,13 @@ def test_same_seed_same_adapter(tmp_path):
     assert read[0] == read[1] != read[2]
 
 
-def test_resuming_a_finished_run_uses_its_adapter(finished):
+def test_resuming_a_finished_run_uses_its_adapter_and_clears_its_checkpoints(finished):
+    left = finished.context.folder / checkpoints.FOLDER / "step-0000001"  # it ended before they were removed
+    left.mkdir(parents=True)
     again = adapt(finished.context.folder, resume=True)
     assert not [event for event in again.events if event.kind == "progress"]
     torch.testing.assert_close(logits(again.adapted.model.model), logits(finished.adapted.model.model))
+    assert not left.parent.exists()
 
 
 @pytest.fixture

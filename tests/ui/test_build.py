@@ -1,14 +1,17 @@
 """The page as a whole: it builds, it loads nothing from elsewhere, its actions are documented."""
 
+import copy
 import inspect
 import re
 import subprocess
 import sys
+from contextvars import copy_context
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from gradio.context import LocalContext
 
 from playground.errors import InvalidInput
 from playground.events import Event
@@ -110,6 +113,28 @@ def test_only_the_tab_in_sight_follows_the_store(page):
     assert asking & set(beats)
     chosen = [fn.js for fn in page.fns.values() if [field._id for field in fn.outputs] == [shown]]
     assert len(chosen) == len(labels(page))
+
+
+def test_what_is_drawn_late_listens_to_nothing_that_others_listen_to(page):
+    """In the browser its listeners would replace theirs."""
+
+    def heard(drawing, fns):
+        targets = (target for fn in fns if fn.rendered_in is drawing for target in fn.targets)
+        return {(block, event) for block, event in targets if block is not None}
+
+    def draw(drawing):
+        config = copy.copy(page.default_config)
+        LocalContext.blocks_config.set(config)
+        drawing.apply("lora")
+        return heard(drawing, config.fns.values())
+
+    taken = heard(None, page.fns.values())
+    assert page.default_config.renderables
+    for drawing in page.default_config.renderables:
+        own = copy_context().run(draw, drawing)
+        assert own
+        assert not own & taken
+        taken |= own
 
 
 def test_a_sweep_is_not_shown_as_the_newest_race(session):

@@ -1,10 +1,12 @@
 """The form made from a method's parameters."""
 
+from dataclasses import replace
 from typing import Literal
 
 import gradio as gr
 import pytest
 
+from playground.data import tasks
 from playground.errors import InvalidParams
 from playground.methods.base import Method, Params, parameter
 from playground.methods.registry import methods
@@ -88,12 +90,30 @@ def test_an_emptied_number_is_refused(many):
         many.params(values)
 
 
-def test_k_above_the_pool_is_found_before_the_start():
+@pytest.fixture
+def few_shot():
+    """Its form, and its default values on a task."""
     method = methods()["few_shot"]
     with gr.Blocks():
         built = form.build(method)
-    values = {spec.name: spec.default for spec in method.Params.fields()} | {"task": "support-desk"}
+    return built, {spec.name: spec.default for spec in method.Params.fields()} | {"task": "support-desk"}
+
+
+def test_an_order_that_does_not_fit_is_found_before_the_start(few_shot):
+    built, values = few_shot
     assert built.wrong(values, Settings()) is None
     bad = built.wrong(values | {"order": "nearest last"}, Settings())
     assert bad is not None
     assert bad.field == "order"
+
+
+def test_k_above_the_pool_is_refused_at_its_field(few_shot, monkeypatch):
+    built, values = few_shot
+    desk = tasks.task("support-desk", Settings())
+    few = replace(desk, train=desk.train[:6])
+    monkeypatch.setattr(form.tasks, "task", lambda id, settings: few)
+    assert built.wrong(values | {"k": 6}, Settings()) is None
+    verdicts = built.verdicts(values | {"k": 7}, Settings(), ["task", "k", "order"])
+    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, True]
+    message = "k is 7, but “Support desk” has only 6 training examples. Choose at most 6."
+    assert verdicts[1]["message"] == message

@@ -73,6 +73,7 @@ def _body(
     method is chosen: with all of them in the page from the start, it would open later.
     """
     drawn = gr.Textbox(NONE, visible="hidden")  # whose form and panels there are
+    beat, listed = _echo(pulse), _echo(known)
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             form_area = gr.Column()
@@ -92,7 +93,7 @@ def _body(
         def controls(method_id):
             if method_id:
                 with gr.Column() as area:
-                    _controls(session, method(method_id), live, known)
+                    _controls(session, method(method_id), live, listed)
                 _open_fields(area)
 
     with panels_area:
@@ -101,7 +102,7 @@ def _body(
         def panels(method_id):
             if method_id:
                 with gr.Column() as area:
-                    _panels(session, method_id, _arrived(chosen), pulse)
+                    _panels(session, method_id, _arrived(chosen), beat)
                 _open_fields(area)
 
     if name == "lora":
@@ -116,6 +117,14 @@ def _body(
 
     gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
     live.follow(session, which, chosen, none_yet, [pulse.change, which.change])
+
+
+def _echo(source: gr.Textbox) -> gr.Textbox:
+    """A field that follows ``source``, for what is drawn late: in the browser, listeners that come with a drawing
+    replace all earlier ones of the same event, so a drawing needs fields that nothing else listens to."""
+    field = gr.Textbox("", visible="hidden")
+    source.change(None, source, field, js="value => value", api_visibility="private")
+    return field
 
 
 def _arrived(chosen: gr.Dropdown) -> gr.Number:
