@@ -53,25 +53,21 @@ MACHINE = (
 NAMES = frozenset(name for _, _, own in (*CHARTS, *MACHINE) for name, *_ in own)
 
 
-def live(events: Iterable[Event], kept: int | None = None, judge: str = "") -> str:
+def live(events: Iterable[Event], kept: int | None = None, words: str = "") -> str:
     """The state and the charts of one run's training; "" before its first figure.
 
     Args:
         events: the run's, at least those of kind "metric" and "progress", oldest first.
         kept: the step to keep, marked in the charts.
-        judge: what measured fidelity and drift, in words.
+        words: why that step, and what measured it.
     """
     events = list(events)
     curves = curves_of(events, NAMES)
     if not curves:
         return ""
-    below = []
-    if kept is not None:
-        below.append(f"The dashed line marks step {kept:,}, the recommended one.")
-    if judge:
-        below.append(f"Fidelity, drift and diversity are measured by {judge}.")
-    words = f'<p class="pg-muted">{safe(" ".join(below))}</p>' if below else ""
-    return f'{state(events, curves)}<div class="pg-multiples">{_charts(CHARTS, curves, kept)}</div>{words}'
+    marked = f"<b>Recommended: step {kept:,}</b>, the dashed line. " if kept is not None else ""
+    below = f'<p class="pg-about">{marked}{safe(words)}</p>' if marked or words else ""
+    return f'{state(events, curves)}{below}<div class="pg-multiples">{_charts(CHARTS, curves, kept)}</div>'
 
 
 def machine(events: Iterable[Event]) -> str:
@@ -96,7 +92,10 @@ def state(events: list[Event], curves: Curves) -> str:
             ("Prompt fidelity", _newest("prompt_fidelity", curves)),
             ("Drift", _newest("class_drift", curves)),
             ("Speed", _newest("steps_per_second", curves, "{:.2f} steps/s")),
-            ("Memory", text(curves["train_memory_bytes"][-1][1], "B") if "train_memory_bytes" in curves else None),
+            (
+                "Memory",
+                text(curves["train_memory_bytes"][-1][1], "B") if "train_memory_bytes" in curves else None,
+            ),
         ]
     )
 

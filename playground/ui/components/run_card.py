@@ -115,9 +115,7 @@ def kept(run: Run) -> str:
     if steps is None or step is None or step == steps:
         return ""
     if "subject_fidelity" in run.metrics:
-        return (
-            f"The weights of step {step:,.0f} are kept, of {steps:,.0f}: they balance fidelity, prompt and drift best."
-        )
+        return f"The weights of step {step:,.0f} are kept, of {steps:,.0f}: they balance fidelity, prompt and drift best."
     return f"The weights of step {step:,.0f} are kept: no dev loss was lower up to step {steps:,.0f}, the last one."
 
 

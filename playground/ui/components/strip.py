@@ -13,7 +13,7 @@ from playground.events import Event
 from playground.ui.components import pictures
 from playground.ui.components.markup import safe
 
-ALARM = 0.95  # cosine similarity to a training photo from which on a sample may be a copy of it
+ALARM = 0.95  # similarity to a training photo above which a sample may be a copy, where the run does not say
 MOST_LOOKS = 14  # columns; of more, the first, the last, the marked one and an even choice are shown
 MOST_ROWS = 24
 KINDS = {
@@ -147,9 +147,9 @@ def _nearest(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def alarming(data: Mapping[str, Any]) -> bool:
-    """Whether a sample is so like a training photo that it may be a copy."""
+    """Whether a sample is so like a training photo that it may be a copy: as the run says, else by ``ALARM``."""
     nearest = _nearest(data)
-    return nearest is not None and nearest["similarity"] >= ALARM
+    return nearest is not None and bool(nearest.get("alarm", nearest["similarity"] > ALARM))
 
 
 def _alarm(found: Sequence[Row]) -> str:
@@ -161,9 +161,9 @@ def _alarm(found: Sequence[Row]) -> str:
     if not alarmed or not last:
         return ""
     return (
-        f'<div class="pg-notice pg-warn" role="status">{alarmed} of {len(now)} samples of the newest look are nearly '
-        f"a training photo (similarity of {ALARM:.2f} or more): the model may be reciting photos instead of knowing "
-        "the subject. An earlier step, fewer steps or more different photos help.</div>"
+        f'<div class="pg-notice pg-warn" role="status">{alarmed} of {len(now)} samples of the newest look are as '
+        "like a training photo as photos are like one another: the model may be reciting photos instead of "
+        "knowing the subject. An earlier step, fewer steps or more different photos help.</div>"
     )
 
 
@@ -177,7 +177,9 @@ def _definitions(photos: Mapping[str, Path], marks: Mapping[str, str]) -> str:
                 f'<image id="{safe(mark)}" href="{safe(src)}" width="24" height="24" '
                 'preserveAspectRatio="xMidYMid slice"/>'
             )
-    return f'<svg class="pg-definitions" aria-hidden="true"><defs>{"".join(drawn)}</defs></svg>' if drawn else ""
+    return (
+        f'<svg class="pg-definitions" aria-hidden="true"><defs>{"".join(drawn)}</defs></svg>' if drawn else ""
+    )
 
 
 def _legend(marks: Mapping[str, str], judge: str) -> str:

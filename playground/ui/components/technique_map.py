@@ -44,7 +44,9 @@ def cards() -> str:
     columns = []
     for family, (title, text) in FAMILIES.items():
         members = [method for method in methods().values() if method.family == family]
-        shown = [method for method in members if family != "parametric" or method.id in OWN_TABS or _draws(method)]
+        shown = [
+            method for method in members if family != "parametric" or method.id in OWN_TABS or _draws(method)
+        ]
         own = "".join(_card(method) for method in shown)
         others = _listed([method for method in members if method not in shown])
         columns.append(

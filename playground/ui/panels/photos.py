@@ -36,7 +36,10 @@ WORDS = {
         "token": "A word that means nothing yet: it will mean your subject.",
         "class": ("Class word", "What it is, in a plain word: robot, mug, dog."),
         "caption": "Captions can stay blank: each photo is then called by the rare word and the class.",
-        "contexts": ("a {} on a blue background\na sticker of a {} on a white background", "{} is the subject."),
+        "contexts": (
+            "a {} on a blue background\na sticker of a {} on a white background",
+            "{} is the subject.",
+        ),
     },
     "style": {
         "files": "10 to 40 pictures in one style, and a few more to hold out",
@@ -44,7 +47,10 @@ WORDS = {
         "token": "A word that means nothing yet: it will mean your style.",
         "class": ("Plain pictures are called", "What they are without the style: sticker, photo, drawing."),
         "caption": "Say what each picture shows (“a cat”), not its style: the style is what is left to learn.",
-        "contexts": ("a cat on a blue background\na house on a white background", "The style is added to each."),
+        "contexts": (
+            "a cat on a blue background\na house on a white background",
+            "The style is added to each.",
+        ),
     },
 }
 
@@ -75,7 +81,11 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
                 )  # fmt: skip
             with gr.Row(elem_classes="pg-form pg-with-button"):
                 token = gr.Textbox(
-                    label="Rare word", info=words["token"], max_lines=1, min_width=160, elem_id=f"{name}-token"
+                    label="Rare word",
+                    info=words["token"],
+                    max_lines=1,
+                    min_width=160,
+                    elem_id=f"{name}-token",
                 )
                 find = gr.Button("Find rare words", size="md", scale=0, elem_id=f"{name}-find")
             offered = gr.Radio([], label="Rare words of this model", visible=False, elem_id=f"{name}-rare")
@@ -117,7 +127,9 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
                 raise InvalidInput("Choose your pictures first.", "pictures")
             found = read(paths, session.settings)
             if found.refused:
-                raise InvalidInput(f"{found.refused[0]} Take it out of the list, then save again.", "pictures")
+                raise InvalidInput(
+                    f"{found.refused[0]} Take it out of the list, then save again.", "pictures"
+                )
             train, held = split(found.photos, table_of(found.photos, rows, kind))
             problems = check(train, held, edge_of(session, model_id), kind)
             severe = next((one for one in problems if one.severe), None)
@@ -260,7 +272,9 @@ def shown_photos(photos: Sequence[Photo]) -> str:
         pictures.figure(pictures.encoded(crop(photo.image, pictures.EDGE)), str(number), photo.name)
         for number, photo in enumerate(photos, 1)
     )
-    return pictures.gallery("As it will be learned: cropped to a square, without the file's metadata", figures)
+    return pictures.gallery(
+        "As it will be learned: cropped to a square, without the file's metadata", figures
+    )
 
 
 # Words

@@ -24,10 +24,10 @@ from playground.ui.tabs.finetune import (
     NONE,
     QUICK,
     Look,
+    about,
     arrived,
     open_fields,
     preset_fields,
-    about,
     resumable,
     stoppable,
     values_of,
@@ -273,7 +273,9 @@ def portrait(subject: Subject | None) -> str:
     )
     words = f'<p class="pg-about">{safe(subject.description or subject.summary)}</p>'
     learnt = pictures.gallery("Learns from", (_figure(subject, one) for one in subject.train))
-    held = pictures.gallery("Held out, to measure against", (_figure(subject, one) for one in subject.held_out))
+    held = pictures.gallery(
+        "Held out, to measure against", (_figure(subject, one) for one in subject.held_out)
+    )
     return f'<div class="pg-portrait">{words}{about_it}<div class="pg-galleries">{learnt}{held}</div></div>'
 
 
@@ -301,7 +303,9 @@ def _controls(
 
     def start(**values):
         try:
-            run = submit(session, name, fields.params(values), values["subject"], values["model"], values["seed"])
+            run = submit(
+                session, name, fields.params(values), values["subject"], values["model"], values["seed"]
+            )
         except Exception as error:
             return notice(sentence(error), "bad"), gr.skip()
         return notice(f"Run #{run.id} is in the queue.", "good"), lane(session, Look.at(session, name))
@@ -317,7 +321,12 @@ def _controls(
 
 
 def submit(
-    session: Session, method_id: str, params: dict[str, Any], subject: str | None, model: str | None, seed: float
+    session: Session,
+    method_id: str,
+    params: dict[str, Any],
+    subject: str | None,
+    model: str | None,
+    seed: float,
 ) -> Run:
     """File one run on a subject.
 
@@ -471,7 +480,7 @@ class Live:
                 gr.update(visible=status == "running"),
                 gr.update(visible=status == "running"),
                 gr.update(visible=over is not None, value=f"Resume #{over.id}" if over else "Resume"),
-                learning.live(look.told, looks.kept_step(look.curves), looks.judge(look.curves)),
+                learning.live(look.told, *advised(look)),
                 learning.machine(look.told),
                 gr.skip() if now == seen else samples_of(session, look, name),
                 now,
@@ -497,9 +506,7 @@ class Live:
 def lane(session: Session, look: Look) -> str:
     """The run's card, and which run the curves and pictures are of where that is another one."""
     if look.run is None:
-        return empty(
-            "No training yet", "Press “Start training”: curves and pictures appear here as it goes."
-        )
+        return empty("No training yet", "Press “Start training”: curves and pictures appear here as it goes.")
     return look.lane(session)
 
 
@@ -515,16 +522,29 @@ def running(session: Session, method_id: str) -> Run:
     return found[0]
 
 
+def advised(look: Look) -> tuple[int | None, str]:
+    """The step to keep of the shown run, and why it, and what measured that; in words."""
+    if look.curves is None:
+        return None, ""
+    found, by = looks.advice(look.curves, look.events), looks.judge(look.curves)
+    step = looks.kept_step(look.curves, look.events)
+    parts = [found.reason] if found and found.step == step else []
+    parts += [f"Fidelity, drift and diversity are measured by {by}."] if by else []
+    return step, " ".join(parts)
+
+
 def stamp(look: Look) -> str:
     """Changes when the strip has to be drawn anew."""
     last = next((event.id for event in reversed(look.events) if event.kind == "sample"), 0)
-    return f"{look.curves.id}|{last}|{looks.kept_step(look.curves)}" if look.curves else "none"
+    return f"{look.curves.id}|{last}|{looks.kept_step(look.curves, look.events)}" if look.curves else "none"
 
 
 def samples_of(session: Session, look: Look, name: str) -> str:
     """The samples of the shown run over its steps."""
     drawn = looks.strip_of(session, look.curves, look.events, name) if look.curves else ""
-    return drawn or empty("No samples yet", "The first ones are drawn before the first step, by the base model.")
+    return drawn or empty(
+        "No samples yet", "The first ones are drawn before the first step, by the base model."
+    )
 
 
 def finished(session: Session, method_id: str, chosen: int | None) -> tuple[dict[str, Any], str]:
