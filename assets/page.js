@@ -58,7 +58,7 @@ document.addEventListener('click', event => {
   const picture = document.createElement('img');
   picture.src = small.src;
   picture.alt = small.alt;
-  if (small.naturalWidth <= 128) picture.style.imageRendering = 'pixelated';
+  if (small.naturalWidth <= 128) picture.className = 'pg-few-pixels';
   const words = document.createElement('p');
   words.textContent = small.alt;
   large.append(picture, words);

@@ -35,7 +35,15 @@ def test_a_large_one_is_made_small(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.png", "samples/../../secret.png", "/etc/hostname", "samples", "none.png", "a\0b.png", "link.png"],
+    [
+        "../secret.png",
+        "samples/../../secret.png",
+        "/etc/hostname",
+        "samples",
+        "none.png",
+        "a\0b.png",
+        "link.png",
+    ],
 )
 def test_nothing_outside_the_folder_is_read(folder, tmp_path, name):
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
@@ -43,7 +51,9 @@ def test_nothing_outside_the_folder_is_read(folder, tmp_path, name):
     assert pictures.source(folder, tmp_path / "secret.png") is None
 
 
-@pytest.mark.parametrize(("name", "content"), [("text.png", b"no picture"), ("half.webp", None), ("log.txt", b"x")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("text.png", b"no picture"), ("half.webp", None), ("log.txt", b"x")]
+)
 def test_what_is_no_picture_is_left_out(folder, name, content):
     (folder / name).write_bytes(content or (folder / "samples/one.webp").read_bytes()[:30])
     assert pictures.source(folder, name) is None

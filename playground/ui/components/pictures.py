@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EDGE = 256  # pixels: the longer edge of a picture on the page
 ENDINGS = {".png", ".webp", ".jpg", ".jpeg"}
 QUALITY = 90  # of the small copies (WebP)
+SHARP_EDGE = 128  # pixels up to which copies lose nothing: a few pixels wrong would be seen
 MOST_PIXELS = 16_000_000  # of a file that is read for the page; what runs write is far below
 
 
@@ -61,7 +62,7 @@ def encoded(picture: "Image", edge: int | None = EDGE) -> str:
     else:
         small = picture.copy()
         small.thumbnail((edge, edge))
-        small.save(out, "WEBP", quality=QUALITY, method=3)
+        small.save(out, "WEBP", quality=QUALITY, method=3, lossless=max(small.size) <= SHARP_EDGE)
     kind = "png" if edge is None else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 

@@ -93,9 +93,14 @@ def show(
     return (
         f"{_definitions(photos, marks)}{_alarm(found)}"
         '<div class="pg-table-frame"><div class="pg-table-scroll pg-strip" tabindex="0" role="region" '
-        f'aria-label="Samples over steps"><div role="table" class="pg-strip-grid" style="--looks:{len(steps)}">'
+        f'aria-label="Samples over steps"><div role="table" class="pg-strip-grid" style="--looks:{len(steps)};--edge:{_edge(len(steps))}px">'
         f'{"".join(parts)}</div></div>{_HINT}</div><p class="pg-muted">{safe(left_out + _legend(marks, judge))}</p>'
     )
+
+
+def _edge(columns: int) -> int:
+    """How wide a column is, in pixels of the page: as all fit where they are few, and large enough to be seen."""
+    return max(92, min(124, 960 // columns))
 
 
 def _head(title: str, words: str, steps: Sequence[int], kept: int | None) -> str:

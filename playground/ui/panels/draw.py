@@ -39,8 +39,9 @@ def build(session: Session, run: gr.Number, name: str) -> None:
             1, MOST_AT_ONCE, value=2, step=1, label="Pictures", info="With seeds that follow.", buttons=[],
             min_width=150,
         )  # fmt: skip
-        steps = gr.Number(None, label="Steps", info="Blank = the model's own.", step=1, min_width=110)
-        guidance = gr.Number(None, label="Guidance", info="Blank = the model's own.", step=0.5, min_width=110)
+        own = {"placeholder": "The model's own", "max_lines": 1, "min_width": 110}
+        steps = gr.Textbox(label="Steps", info="More are finer and slower.", **own)
+        guidance = gr.Textbox(label="Guidance", info="How closely to the prompt.", **own)
     with gr.Row(elem_classes="pg-buttons"):
         begin = gr.Button("Draw both", variant="primary", size="md", elem_id=f"{name}-draw")
     told = gr.HTML(elem_id=f"{name}-drawn")
@@ -83,10 +84,13 @@ def draw(
     prompt: str,
     seed: float | None,
     count: float,
-    steps: float | None,
-    guidance: float | None,
+    steps: str | None = "",
+    guidance: str | None = "",
 ) -> Iterator[str]:
     """Draw with the base model, then with the adapted one; yields what to show after each.
+
+    Args:
+        steps, guidance: as typed; blank = the model's own.
 
     Raises:
         InvalidInput: a value cannot be used; says which.
@@ -98,12 +102,12 @@ def draw(
     first = _whole(seed, "Seed", 0, 2**32 - 1 - MOST_AT_ONCE)
     seeds = [first + number for number in range(int(count))]
     options: dict[str, Any] = {}
-    if steps is not None:
-        options["steps"] = _whole(steps, "Steps", 1, 200)
-    if guidance is not None:
-        if not 0 <= guidance <= 50:
-            raise InvalidInput(f"Guidance must be between 0 and 50, not {guidance:g}.", "guidance")
-        options["guidance"] = float(guidance)
+    if (steps or "").strip():
+        options["steps"] = _whole(_number(steps, "Steps"), "Steps", 1, 200)
+    if (guidance or "").strip():
+        options["guidance"] = _number(guidance, "Guidance")
+        if not 0 <= options["guidance"] <= 50:
+            raise InvalidInput(f"Guidance must be between 0 and 50, not {guidance}.", "guidance")
     run = session.store.get(int(run_id))
     sides: list[list[Image]] = []
     for adapted in (False, True):
@@ -111,6 +115,13 @@ def draw(
         drawn = session.arbiter.pictures(run.id, [words] * len(seeds), seeds, adapted=adapted, **options)
         sides.append([image(one) for one in drawn])
     yield _both(run.id, seeds, sides)
+
+
+def _number(text: str, label: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(f"{label} must be a number, not “{text[:40]}”.", label.lower()) from None
 
 
 def _whole(value: float | None, label: str, low: int, high: int) -> int:

@@ -16,7 +16,7 @@ from playground.models import catalogue
 from playground.settings import Settings
 from playground.ui.components import pictures
 from playground.ui.components.markup import notice, safe
-from playground.ui.messages import sentence
+from playground.ui.messages import placed, sentence
 from playground.ui.session import Session
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
 WORDS = {
     "subject": {
-        "files": "Photos of one thing, 3 to 5 and one or two more to hold out",
+        "files": (
+            "Photos",
+            "Three to five of one thing from different sides, and one or two more to hold out.",
+        ),
         "title": "Name of the subject",
         "token": "A word that means nothing yet: it will mean your subject.",
         "class": ("Class word", "What it is, in a plain word: robot, mug, dog."),
@@ -42,7 +45,10 @@ WORDS = {
         ),
     },
     "style": {
-        "files": "10 to 40 pictures in one style, and a few more to hold out",
+        "files": (
+            "Pictures",
+            "Ten to forty in one style that show different things, and a few more to hold out.",
+        ),
         "title": "Name of the style",
         "token": "A word that means nothing yet: it will mean your style.",
         "class": ("Plain pictures are called", "What they are without the style: sticker, photo, drawing."),
@@ -69,8 +75,9 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
     words = WORDS[kind]
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=2, min_width=280):
+            gr.HTML(f'<p class="pg-about">{safe(words["files"][1])}</p>')
             files = gr.File(
-                label=words["files"], file_count="multiple", type="filepath", height=150, file_types=ENDINGS,
+                label=words["files"][0], file_count="multiple", type="filepath", height=150, file_types=ENDINGS,
                 elem_id=f"{name}-photos", elem_classes="pg-drop",
             )  # fmt: skip
             with gr.Row(elem_classes="pg-form"):
@@ -99,12 +106,13 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
             table = gr.Dataframe(
                 [], headers=HEADS, datatype=["str", "str", "bool"], type="array", column_count=3,
                 static_columns=[0], label="Captions", interactive=True, buttons=[], wrap=True, visible=False,
-                column_widths=["34%", "50%", "16%"], max_height=320, elem_id=f"{name}-captions",
+                column_widths=["32%", "46%", "22%"], max_height=320, elem_id=f"{name}-captions",
                 elem_classes="pg-captions",
             )  # fmt: skip
             about = gr.HTML()
     told = gr.HTML(elem_id=f"{name}-own-told")
-    save = gr.Button("Save and choose it", variant="primary", size="md", elem_id=f"{name}-save-own")
+    with gr.Row(elem_classes="pg-buttons"):
+        save = gr.Button("Save and choose it", variant="primary", size="md", elem_id=f"{name}-save-own")
 
     def look(paths, rows, model_id):
         if not paths:
@@ -157,16 +165,16 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
             found = rare_words(session, model_id, class_given or "")
         except Exception as error:
             return gr.update(visible=False), notice(sentence(error), "warn")
-        return gr.update(choices=found, value=None, visible=True), ""
+        return gr.update(choices=found, value=None, visible=True), gr.skip()
 
-    def take(word):
+    def pick(word):
         return word or gr.skip()
 
     def explain(word, model_id):
         return explain_word(session, word, model_id)
 
     files.change(
-        _placed_first(look, 4), [files, table, model], [told, preview, table, about],
+        placed(look, 4), [files, table, model], [told, preview, table, about],
         concurrency_limit=None, **QUICK,
     )  # fmt: skip
     save.click(
@@ -178,17 +186,11 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
         suggest, [model, class_word], [offered, parts], concurrency_limit=None,
         api_visibility="private", show_progress="minimal",
     )  # fmt: skip
-    offered.input(take, offered, token, queue=False, **QUICK)
+    offered.input(pick, offered, token, queue=False, **QUICK)
     gr.on(
         [token.change, model.change], explain, [token, model], parts, trigger_mode="always_last",
         concurrency_limit=1, **QUICK,
     )  # fmt: skip
-
-
-def _placed_first(action, outputs: int):
-    from playground.ui.messages import placed
-
-    return placed(action, outputs)
 
 
 # Pictures
@@ -281,29 +283,32 @@ def shown_photos(photos: Sequence[Photo]) -> str:
 
 
 def explain_word(session: Session, word: str | None, model_id: str | None) -> str:
-    """How the model's tokenizer splits a word, and what that means; a hint where it cannot be asked."""
+    """How the model's tokenizer splits a word, and what that means; the reason where it cannot be told."""
     word = (word or "").strip()
     if not word:
         return ""
     try:
-        parts = rare_tokens.split(tokenizer(session, model_id), word)
+        seen = rare_tokens.look(tokenizer(session, model_id), word, taken(session))
     except Exception as error:
         return f'<p class="pg-muted">{safe(sentence(error))}</p>'
-    chips = " ".join(f'<span class="pg-token">{safe(part)}</span>' for part in parts)
-    many = "1 token: the model has one place for it." if len(parts) == 1 else (
-        f"{len(parts)} tokens: the meaning is spread over all of them, which works, but mixes with other words."
-    )  # fmt: skip
-    return f'<p class="pg-split-word">The model reads {chips} <span class="pg-muted">{safe(many)}</span></p>'
+    chips = " ".join(f'<span class="pg-token">{safe(piece)}</span>' for piece in seen.pieces)
+    mark = "good" if seen.fit else "bad"
+    return f'<p class="pg-split-word">The model reads {chips}<br><span class="pg-{mark}">{safe(seen.message)}</span></p>'
+
+
+def taken(session: Session) -> set[str]:
+    """The rare words that stand for a subject or a style already."""
+    return {one.token for one in session.subjects().values()}
 
 
 def rare_words(session: Session, model_id: str | None, class_word: str) -> list[str]:
-    """Words that the model's tokenizer knows as one token and that hardly mean anything.
+    """Words that hardly mean anything to the model, for a new subject to be called by.
 
     Raises:
         ModelUnavailable: the model's tokenizer is not here.
     """
-    taken = {word for one in session.subjects().values() for word in (one.token, one.class_word)}
-    return rare_tokens.rare(tokenizer(session, model_id), taken | set(class_word.split()), RARE_WORDS)
+    known = taken(session) | set(class_word.split())
+    return rare_tokens.rare(tokenizer(session, model_id), known, RARE_WORDS)
 
 
 def tokenizer(session: Session, model_id: str | None) -> Any:

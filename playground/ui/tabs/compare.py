@@ -62,7 +62,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             value="Text",
             label="Methods for",
             visible=False,
-            min_width=160,
+            min_width=200,
             elem_id="compare-kind",
         )
         task = gr.Dropdown([("All tasks", ALL)], value=ALL, label="Task", min_width=160)

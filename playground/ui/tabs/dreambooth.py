@@ -103,8 +103,8 @@ def build(
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Settings", "", 3))
             model = model_field(session, name)
-            form_area = gr.Column()
-            race_area = gr.Column(elem_classes="pg-race-here")
+            form_area = gr.Column(scale=0)
+            race_area = gr.Column(scale=0, elem_classes="pg-race-here")
         with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
             live = Live.draw(name)
     with gr.Column(elem_classes="pg-panel"):
