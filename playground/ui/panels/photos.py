@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -27,6 +28,7 @@ HEADS = ["Picture", "Caption", "Held out"]
 UNKNOWN_EDGE = 512  # pixels that a model draws whose files are not here yet
 RARE_WORDS = 12  # offered at a time
 MOST_NOTES = 8
+READING = Lock()  # transformers breaks when two threads import it for the first time at once
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
 WORDS = {
@@ -320,7 +322,8 @@ def tokenizer(session: Session, model_id: str | None) -> Any:
     folder = folder_of(session, model_id)
     if folder is None or not (folder / "tokenizer").is_dir():
         raise ModelUnavailable("How the model reads a word can be shown once the model is on this machine.")
-    return _tokenizer(folder / "tokenizer")
+    with READING:
+        return _tokenizer(folder / "tokenizer")
 
 
 @lru_cache(maxsize=4)
