@@ -112,6 +112,7 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
                 elem_classes="pg-captions",
             )  # fmt: skip
             about = gr.HTML()
+    found_out = gr.HTML(elem_id=f"{name}-findings")
     told = gr.HTML(elem_id=f"{name}-own-told")
     with gr.Row(elem_classes="pg-buttons"):
         save = gr.Button("Save and choose it", variant="primary", size="md", elem_id=f"{name}-save-own")
@@ -176,7 +177,7 @@ def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr
         return explain_word(session, word, model_id)
 
     files.change(
-        placed(look, 4), [files, table, model], [told, preview, table, about],
+        placed(look, 4), [files, table, model], [found_out, preview, table, about],
         concurrency_limit=None, **QUICK,
     )  # fmt: skip
     save.click(

@@ -102,6 +102,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
         modality = MODALITIES[kind_label] if len(kinds) > 1 else kinds[0]
         every = [run for run in session.runs() if session.modality(run.method) == modality]
         tasks_now, task_id = _choices(task_choices(session, modality, every), task_id)
+        tasks_now["label"] = "Task" if modality == "text" else "Subject"
         models = [(session.model_title(id), id) for id in sorted({run.model for run in every})]
         models_now, model_id = _choices([("All models", ALL), *models], model_id)
         costs = COSTS if modality == "text" else IMAGE_COSTS
