@@ -1,4 +1,4 @@
-// What the page does in the browser itself: keep the race in the address, scroll to answers.
+// What the page does in the browser itself: keep the race in the address, scroll to answers, enlarge pictures.
 window.playground = {
   // A random id of this browser, under which the server keeps its index; without storage, of this page.
   visitor() {
@@ -49,3 +49,21 @@ window.playground = {
     }, 350);
   },
 };
+// A picture that is pressed is shown large, with its words, until the next press or Escape.
+document.addEventListener('click', event => {
+  const small = event.target.closest && event.target.closest('[data-zoom] img');
+  if (!small) return;
+  const large = document.createElement('dialog');
+  large.className = 'pg-large';
+  const picture = document.createElement('img');
+  picture.src = small.src;
+  picture.alt = small.alt;
+  if (small.naturalWidth <= 128) picture.className = 'pg-few-pixels';
+  const words = document.createElement('p');
+  words.textContent = small.alt;
+  large.append(picture, words);
+  large.addEventListener('click', () => large.close());
+  large.addEventListener('close', () => large.remove());
+  document.body.append(large);
+  large.showModal();
+});

@@ -18,9 +18,9 @@ from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
 from playground.ui import api, theme
 from playground.ui.components.markup import safe
-from playground.ui.session import OWN_TABS, Session
+from playground.ui.session import IMAGE_TABS, OWN_TABS, Session
 from playground.ui.starter import Starter
-from playground.ui.tabs import compare, few_shot, finetune, rag, runs, start
+from playground.ui.tabs import compare, dreambooth, few_shot, finetune, rag, runs, start
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ SECONDS = 1.0  # between two looks at the store
 IDLE_LOOK = (
     0.05  # seconds between looks of Gradio's own queue: its value for Windows; elsewhere 0.001, 4 % of a core
 )
-IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", "compare", "runs")
+IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", *IMAGE_TABS, "compare", "runs")
 
 # The tab in sight follows the pulse; another one catches up when it is opened.
 FOLLOW = """(pulse, shown, ...beats) => {
@@ -63,7 +63,7 @@ def page(session: Session) -> gr.Blocks:
                 few_shot.build(session, beats["few_shot"], known)
             with gr.Tab("RAG", id="rag") as third:
                 rag.build(session, known, visitor)
-            trained = _training_tabs(session, beats, known)
+            trained = _training_tabs(session, beats, known) + _image_tabs(session, beats, group)
             with gr.Tab("Compare", id="compare") as last:
                 compare.build(session, beats["compare"], group, opened)
             with gr.Tab("Runs", id="runs") as history:
@@ -110,6 +110,19 @@ def _training_tabs(session: Session, beats: dict[str, gr.Textbox], known: gr.Tex
         with gr.Tab("More PEFT", id="more") as tab:
             finetune.build_more(session, others, tab, beats["more"], known)
         tabs.append(tab)
+    return tabs
+
+
+def _image_tabs(session: Session, beats: dict[str, gr.Textbox], group: gr.Textbox) -> list[gr.Tab]:
+    """A tab for each entry of ``IMAGE_TABS`` of which there is a method."""
+    known = methods()
+    tabs = []
+    for id, (label, kind, members) in IMAGE_TABS.items():
+        techniques = [known[member] for member in members if member in known]
+        if techniques:
+            with gr.Tab(label, id=id) as tab:
+                dreambooth.build(session, techniques, kind, tab, beats[id], group)
+            tabs.append(tab)
     return tabs
 
 

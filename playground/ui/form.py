@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components.base import Component
 from gradio.events import Dependency
 
-from playground.data import tasks
+from playground.data import subjects, tasks
 from playground.errors import InvalidInput
 from playground.methods.base import FieldSpec, Method
 from playground.settings import Settings
@@ -44,6 +44,8 @@ class Form:
             params = self.method.Params.parse({name: values[name] for name in self.fields})
             if values.get("task"):
                 self.method.check(params, tasks.task(values["task"], settings))
+            if values.get("subject"):
+                self.method.check(params, subjects.subject(values["subject"], settings))
         except InvalidInput as error:
             return error
         return None

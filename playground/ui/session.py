@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground.data import tasks
+from playground.data import subjects, tasks
 from playground.jobs.exports import Exports
 from playground.jobs.sweep import is_sweep
 from playground.methods.registry import methods
@@ -24,6 +24,13 @@ OWN_TABS = {
     "bottleneck": "Adapters",
 }
 
+# Tabs of methods that train image models: id → label, the kind of subject, the methods in it.
+IMAGE_TABS = {
+    "dreambooth": ("DreamBooth", "subject", ("dreambooth", "dreambooth_lora")),
+    "style_lora": ("Style LoRA", "style", ("style_lora",)),
+}
+IMAGE_BASE = "image_base"  # the method that changes nothing: the row that others are held against
+
 
 @dataclass
 class Session:
@@ -40,7 +47,12 @@ class Session:
     def __post_init__(self) -> None:
         self.exports = Exports(self.settings, self.store)
         self.described = {
-            id: {"title": m.title, "family": m.family, "changes_weights": m.changes_weights}
+            id: {
+                "title": m.title,
+                "family": m.family,
+                "changes_weights": m.changes_weights,
+                "modality": m.modality,
+            }
             for id, m in methods().items()
         }
 
@@ -71,6 +83,10 @@ class Session:
         """ "non-parametric" or "parametric"; "" where the method is not installed any more."""
         return self.described.get(method_id, {}).get("family", "")
 
+    def modality(self, method_id: str) -> str:
+        """ "text" or "image"; "text" where the method is not installed any more."""
+        return self.described.get(method_id, {}).get("modality", "text")
+
     def task_choices(self) -> list[tuple[str, str]]:
         """All tasks as (title, id)."""
         return [(task.title, id) for id, task in tasks.tasks(self.settings).items()]
@@ -81,13 +97,17 @@ class Session:
         return next((id for id, task in known.items() if task.answer == "label"), next(iter(known), None))
 
     def task_title(self, task_id: str) -> str:
-        """A task's title; its id where it is gone."""
-        known = tasks.tasks(self.settings).get(task_id)
+        """A task's or subject's title; its id where it is gone."""
+        known = tasks.tasks(self.settings).get(task_id) or self.subjects().get(task_id)
         return known.title if known else task_id
 
-    def model_choices(self) -> list[tuple[str, str]]:
-        """The catalogue's text models as (title, id), the starter first."""
-        return [(entry.title, id) for id, entry in catalogue.models("text").items()]
+    def subjects(self, kind: str | None = None) -> dict[str, subjects.SubjectSummary]:
+        """What image models can be adapted to, by id; with ``kind`` only "subject" or "style"."""
+        return subjects.subjects(self.settings, kind)
+
+    def model_choices(self, modality: str = "text") -> list[tuple[str, str]]:
+        """The catalogue's models of a modality as (title, id), the starter first."""
+        return [(entry.title, id) for id, entry in catalogue.models(modality).items()]
 
     def model_id(self, text: str | None) -> str:
         """The id of the model that was chosen or typed, checked before anything is loaded.
@@ -102,5 +122,5 @@ class Session:
 
     def model_title(self, model_id: str) -> str:
         """A model's title in the catalogue; its id otherwise."""
-        known = catalogue.models("text").get(model_id)
+        known = catalogue.models().get(model_id)
         return known.title if known else model_id

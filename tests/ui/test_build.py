@@ -76,10 +76,11 @@ def labels(page):
 
 
 def test_the_page_has_its_tabs(page):
-    trained = [id for id, method in methods().items() if method.family == "parametric"]
+    trained = [id for id, method in methods().items() if build._trains_text(method)]
     own = [label for id, label in build.OWN_TABS.items() if id in trained]
     more = ["More PEFT"] if set(trained) - set(build.OWN_TABS) else []
-    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, "Compare", "Runs"]
+    images = [label for label, _, members in build.IMAGE_TABS.values() if set(members) & set(methods())]
+    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, *images, "Compare", "Runs"]
 
 
 def stand_in(id):

@@ -38,12 +38,14 @@ def lines(
     per_cent: bool = False,
     logarithmic: bool = False,
     ticks: Sequence[tuple[float, str]] | None = None,
+    mark: float | None = None,
 ) -> str:
     """Curves over a common axis; empty text where no curve has a point.
 
     Args:
         logarithmic: the x axis; every x must then be above 0.
         ticks: where the x axis is marked, and with what; None = at round values.
+        mark: an x within the curves that a dashed line stands at.
     """
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -64,11 +66,15 @@ def lines(
         f" <b>{_number(curve.points[-1][1], per_cent)}</b></span>"
         for curve in curves
     )
+    if mark is not None and min(x for x, _ in points) <= mark <= max(x for x, _ in points):
+        drawn.append(_mark(frame.x(mark)))
     return _figure(frame.axes(x_label, y_label) + "".join(drawn), keys, f"{y_label} over {x_label}")
 
 
-def scatter(points: Sequence[Point], x_label: str, y_label: str, logarithmic: bool = False) -> str:
-    """Dots with their intervals, y as per cent; empty text where there are none."""
+def scatter(
+    points: Sequence[Point], x_label: str, y_label: str, logarithmic: bool = False, per_cent: bool = True
+) -> str:
+    """Dots with their intervals, y as ``per_cent`` or as it is; empty text where there are none."""
     points = [point for point in points if not logarithmic or point.x > 0]
     if not points:
         return ""
@@ -78,7 +84,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, logarithmic: bo
         for value in (point.y, point.low, point.high)
         if value is not None
     ]
-    frame = _Frame.around(edges, True, logarithmic)
+    frame = _Frame.around(edges, per_cent, logarithmic)
     drawn = []
     for number, point in enumerate(sorted(points, key=lambda point: point.x)):
         x, y = frame.x(point.x), frame.y(point.y)
@@ -88,7 +94,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, logarithmic: bo
         end = x > WIDTH - 120
         drawn.append(
             f'<g class="pg-tone-{safe(point.tone)}">{whisker}<circle cx="{x:.1f}" cy="{y:.1f}" r="6">'
-            f"<title>{safe(point.name)}: {_number(point.y, True)} at {point.x:g}</title></circle>"
+            f"<title>{safe(point.name)}: {_number(point.y, per_cent)} at {point.x:g}</title></circle>"
             f'<text x="{x + (-10 if end else 10):.1f}" y="{y + (4 if number % 2 else -8):.1f}"'
             f' text-anchor="{"end" if end else "start"}">{safe(point.name)}</text></g>'
         )
@@ -127,9 +133,12 @@ def histogram(
     if mark is not None:
         keys = f'<span class="pg-tone-two"><i></i>{safe(mark[1])} <b>{mark[0]:,.0f}</b></span>'
     if near:
-        x = frame.x(mark[0])
-        bars.append(f'<line class="pg-mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        bars.append(_mark(frame.x(mark[0])))
     return _figure(frame.axes(x_label, "Count") + "".join(bars), keys, f"Count of {x_label.lower()}")
+
+
+def _mark(x: float) -> str:
+    return f'<line class="pg-mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
 
 
 def _figure(body: str, keys: str, name: str) -> str:

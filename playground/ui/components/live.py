@@ -1,6 +1,6 @@
 """A training as it goes: how far, and small charts of loss, learning rate, speed and memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from playground.events import Event
 from playground.results.comparison import text
@@ -38,14 +38,14 @@ def live(events: Iterable[Event]) -> str:
     return f'{state(events, curves)}<div class="pg-multiples">{"".join(drawn)}</div>'
 
 
-def curves_of(events: Iterable[Event]) -> Curves:
-    """The points (step, value) of every curve by metric, in the order of the steps.
+def curves_of(events: Iterable[Event], names: Collection[str] = CURVES) -> Curves:
+    """The points (step, value) of every curve in ``names`` by metric, in the order of the steps.
 
     A step that was taken twice (killed, and resumed from the checkpoint before it) counts as it went last.
     """
     found: dict[str, dict[int, float]] = {}
     for event in events:
-        if event.kind != "metric" or event.data.get("step") is None or event.data["name"] not in CURVES:
+        if event.kind != "metric" or event.data.get("step") is None or event.data["name"] not in names:
             continue
         if event.data["value"] is not None:
             found.setdefault(event.data["name"], {})[event.data["step"]] = event.data["value"]

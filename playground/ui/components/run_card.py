@@ -1,6 +1,8 @@
 """A run as a card: what it is, how far it is, what came out."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from playground.data import tasks
 from playground.results.comparison import text
@@ -16,13 +18,16 @@ PHASES = {
     "train": "Training",
     "index": "Building the index",
     "prompts": "Building the prompts",
+    "class": "Drawing pictures of the class",
+    "encode": "Encoding the pictures",
+    "look": "Drawing samples",
     "evaluate": "Answering the test items",
     "probe": "Timing single questions",
     "retention": "Measuring what was forgotten",
 }
 STEPS = (
     ("Load", ("fetch", "load", "reference")),
-    ("Adapt", ("adapt", "train", "index")),
+    ("Adapt", ("adapt", "class", "encode", "train", "look", "index")),
     ("Test", ("prompts", "evaluate", "probe", "retention")),
 )
 STATUS = {
@@ -81,9 +86,20 @@ def steps(run: Run) -> str:
     return f'<ol class="pg-steps pg-{run.status}">{"".join(parts)}</ol>'
 
 
+def variant(title: str, params: Mapping[str, Any]) -> str:
+    """A method's title with what tells apart runs of it on one subject: with or without prior preservation."""
+    prior = params.get("prior_preservation")
+    words = "" if prior is None else "with prior" if prior else "without prior"
+    return " ".join(part for part in (title, words) if part)
+
+
 def result(run: Run) -> str:
-    """Quality with its interval and number of items; empty before there is one."""
-    quality = run.metrics.get("quality")
+    """Quality with its interval and number of items, or fidelity of pictures; empty before there is one."""
+    quality, fidelity = run.metrics.get("quality"), run.metrics.get("subject_fidelity")
+    if quality is None and fidelity is not None:
+        drift = run.metrics.get("class_drift")
+        below = "fidelity" + ("" if drift is None else f", drift {drift:.3f}")
+        return f'<div class="pg-result"><strong>{fidelity:.3f}</strong><span>{safe(below)}</span></div>'
     if quality is None:
         return ""
     low, high = run.metrics.get("quality_low"), run.metrics.get("quality_high")
@@ -98,6 +114,8 @@ def kept(run: Run) -> str:
     steps, step = run.metrics.get("steps"), run.metrics.get("kept_step")
     if steps is None or step is None or step == steps:
         return ""
+    if "subject_fidelity" in run.metrics:
+        return f"The weights of step {step:,.0f} are kept, of {steps:,.0f}: they balance fidelity, prompt and drift best."
     return f"The weights of step {step:,.0f} are kept: no dev loss was lower up to step {steps:,.0f}, the last one."
 
 
@@ -119,7 +137,7 @@ def lane(session: Session, run: Run) -> str:
     error = reason(run)
     return (
         f'<article class="pg-lane pg-{run.status}" data-family="{safe(family)}" data-run="{run.id}">'
-        f'<div class="pg-lane-name"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
+        f'<div class="pg-lane-name"><i class="pg-dot"></i><b>{safe(variant(session.title(run.method), run.params))}</b>'
         f"{pill(run, session.store.position(run.id))}</div>"
         f'<div class="pg-lane-steps">{steps(run)}<small>{safe(doing(run) or _after(run))}</small>{error}</div>'
         f'<div class="pg-lane-result">{result(run)}</div></article>'
@@ -148,7 +166,7 @@ def card(session: Session, run: Run, actions: bool = True) -> str:
     )
     return (
         f'<article class="pg-run pg-{run.status}" data-family="{safe(family)}">'
-        f'<div class="pg-run-head"><i class="pg-dot"></i><b>{safe(session.title(run.method))}</b>'
+        f'<div class="pg-run-head"><i class="pg-dot"></i><b>{safe(variant(session.title(run.method), run.params))}</b>'
         f'<span class="pg-muted">#{run.id}</span>{pill(run, session.store.position(run.id))}{result(run)}</div>'
         f'<p class="pg-muted">{safe(session.task_title(run.task))} · {safe(session.model_title(run.model))} · '
         f"{safe(items(session, run))} · seed {run.seed} · <span>{safe(when(run.created))}</span>"
@@ -162,7 +180,10 @@ def _kept(run: Run) -> str:
 
 
 def items(session: Session, run: Run) -> str:
-    """How many of the task's test items the run answers: "40 of 200 test items"."""
+    """How many of the task's test items the run answers: "40 of 200 test items"; of a subject its photos."""
+    if session.modality(run.method) == "image":
+        subject = session.subjects().get(run.task)
+        return f"{subject.train} photos" if subject else "a deleted subject"
     known = tasks.tasks(session.settings).get(run.task)
     if not run.limit:
         return "all test items"

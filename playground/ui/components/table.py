@@ -9,7 +9,7 @@ from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui.components import run_card
 from playground.ui.components.markup import bar, safe
-from playground.ui.session import OWN_TABS
+from playground.ui.session import IMAGE_BASE, OWN_TABS
 
 MEASURED = (
     "adapt_seconds",
@@ -34,6 +34,21 @@ SHORT = {
     "load_seconds": "Load",
 }
 
+# Of image methods: column → its head. What is drawn is a cosine, so it is shown as a plain number.
+DRAWN = {
+    "prompt_fidelity": "Prompt fidelity",
+    "class_drift": "Drift",
+    "diversity": "Diversity",
+    "memorisation": "Closest to a photo",
+    "adapt_seconds": "Adapt",
+    "adapt_peak_bytes": "Peak memory",
+    "stored_bytes": "Stored",
+    "trainable_parameters": "Trained",
+    "seconds_per_image": "A picture",
+    "load_seconds": "Load",
+}
+COSINES = {"subject_fidelity", "prompt_fidelity", "class_drift", "diversity", "memorisation"}
+
 _HINT = '<p class="pg-scroll-hint" aria-hidden="true">Scroll sideways for more columns</p>'
 
 
@@ -57,6 +72,71 @@ def table(
     )
 
 
+def drawn(
+    rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
+) -> str:
+    """The rows of image methods on one subject, best fidelity first among those that are done."""
+    base = next((row["subject_fidelity"] for row in reversed(rows) if row["method"] == IMAGE_BASE), None)
+    measured = [row["subject_fidelity"] for row in rows if row["subject_fidelity"] is not None]
+    best = max(measured) if len(measured) > 1 else None
+    ordered = sorted(
+        rows, key=lambda row: (row["subject_fidelity"] is None, -(row["subject_fidelity"] or 0), row["run"])
+    )
+    heads = "".join(
+        f'<th scope="col" title="{safe(BY_NAME[name].help if name in BY_NAME else "")}">{safe(head)}</th>'
+        for name, head in DRAWN.items()
+    )
+    body = "".join(
+        _drawn_row(row, runs[row["run"]], places.get(row["run"]), base, best, chosen) for row in ordered
+    )
+    return (
+        '<div class="pg-table-frame"><div class="pg-table-scroll" tabindex="0" role="region" aria-label="Comparison">'
+        '<table class="pg-table pg-pinned"><thead><tr><th scope="col">Method</th><th scope="col">Fidelity</th>'
+        f'<th scope="col">Against the base</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>{_HINT}</div>'
+    )
+
+
+def _drawn_row(
+    row: Row, run: Run, place: int | None, base: float | None, best: float | None, chosen: int | None
+) -> str:
+    fidelity = row["subject_fidelity"]
+    marks = " pg-best" if best is not None and fidelity == best else ""
+    marks += " pg-chosen" if chosen == row["run"] else ""
+    variant = run_card.variant("", run.params)
+    cells = [
+        _method_cell(row, run, f" · {variant}" if variant else ""),
+        f'<td data-label="Fidelity" class="pg-quality">{_fidelity(row, run, place)}</td>',
+        f'<td data-label="Against the base">{_gain(row, base)}</td>',
+    ]
+    for name, head in DRAWN.items():
+        unit = BY_NAME[name].unit if name in BY_NAME else ""
+        value = cosine(row[name]) if name in COSINES else _measured(name, row, unit)
+        cells.append(f'<td data-label="{safe(head)}">{value}</td>')
+    return f'<tr class="pg-{run.status}{marks}" data-family="{safe(row["family"])}">{"".join(cells)}</tr>'
+
+
+def _fidelity(row: Row, run: Run, place: int | None) -> str:
+    fidelity = row["subject_fidelity"]
+    if run.status == "running" or fidelity is None:
+        return _waiting(run, place)
+    return (
+        f'<div class="pg-interval"><span style="width:{max(0.0, min(1.0, fidelity)) * 100:.1f}%"></span></div>'
+        f"<b>{cosine(fidelity)}</b>"
+    )
+
+
+def _gain(row: Row, base: float | None) -> str:
+    if row["subject_fidelity"] is None or base is None or row["method"] == IMAGE_BASE:
+        return ""
+    gain = row["subject_fidelity"] - base
+    return f'<span class="pg-{"good" if gain > 0 else "bad"}">{gain:+.3f}</span>'
+
+
+def cosine(value: float | None) -> str:
+    """A similarity or a distance of pictures; blank where it was not measured."""
+    return "" if value is None else f"{value:.3f}"
+
+
 def _order(row: Row) -> tuple:
     return row["quality"] is None, -(row["quality"] or 0), row["run"]
 
@@ -66,9 +146,7 @@ def _row(row: Row, run: Run, place: int | None, best: float | None, chosen: int 
     marks += " pg-chosen" if chosen == row["run"] else ""
     limit = f" · {row['limit']} items" if row["limit"] else ""
     cells = [
-        f'<th scope="row" data-label="Method"><button type="button" data-action="open" data-run="{run.id}">'
-        f'<i class="pg-dot"></i>{safe(row["title"])}</button>'
-        f"<small>#{run.id}{limit}</small></th>",
+        _method_cell(row, run, limit),
         f'<td data-label="Quality" class="pg-quality">{_quality(row, run, place)}</td>',
         f'<td data-label="Against zero-shot">{_difference(row)}</td>',
         f'<td data-label="Valid">{safe(text(row["valid_rate"], ""))}</td>',
@@ -79,14 +157,24 @@ def _row(row: Row, run: Run, place: int | None, best: float | None, chosen: int 
     return f'<tr class="pg-{run.status}{marks}" data-family="{safe(row["family"])}">{"".join(cells)}</tr>'
 
 
-def _quality(row: Row, run: Run, place: int | None) -> str:
+def _method_cell(row: Row, run: Run, more: str) -> str:
+    return (
+        f'<th scope="row" data-label="Method"><button type="button" data-action="open" data-run="{run.id}">'
+        f'<i class="pg-dot"></i>{safe(row["title"])}</button><small>#{run.id}{safe(more)}</small></th>'
+    )
+
+
+def _waiting(run: Run, place: int | None) -> str:
+    """What stands where there is no result yet, or none at all."""
     if run.status == "running":
         return f"{bar(run_card.share(run), label='Progress')}<small>{safe(run_card.doing(run))}</small>"
-    if row["quality"] is None:
-        reason = (
-            f'<small title="{safe(run.error)}">{safe((run.error or "")[:90])}</small>' if run.error else ""
-        )
-        return f"{run_card.pill(run, place)}{reason}"
+    reason = f'<small title="{safe(run.error)}">{safe((run.error or "")[:90])}</small>' if run.error else ""
+    return f"{run_card.pill(run, place)}{reason}"
+
+
+def _quality(row: Row, run: Run, place: int | None) -> str:
+    if run.status == "running" or row["quality"] is None:
+        return _waiting(run, place)
     return interval_bar(row) + (
         f"<b>{text(row['quality'], '')}</b><small>{text(row['quality_low'], '')} – "
         f"{text(row['quality_high'], '')} · n {text(row['n'], 'count')}</small>"
@@ -121,16 +209,18 @@ def _measured(name: str, row: Row, unit: str) -> str:
     return value
 
 
-def guide(rows: Sequence[Row]) -> str:
-    """The guide's words beside what was measured here."""
+def guide(rows: Sequence[Row], modality: str = "text") -> str:
+    """The guide's words beside what was measured here, for the methods of a modality."""
     measured: dict[str, Row] = {}
     for row in rows:
-        if row["quality"] is not None:
+        if row["quality"] is not None or row.get("subject_fidelity") is not None:
             measured[row["method"]] = row
     lines, others = [], []
     for method in methods().values():
+        if method.modality != modality:
+            continue
         row: Mapping[str, Any] = measured.get(method.id, {})
-        known = row or method.family == "non-parametric" or method.id in OWN_TABS
+        known = row or method.family == "non-parametric" or method.id in OWN_TABS or modality == "image"
         (lines if known else others).append(
             f'<tr data-family="{safe(method.family)}"><th scope="row"><i class="pg-dot"></i>{safe(method.title)}</th>'
             f'<td data-label="Type">{safe(method.family)}</td>'

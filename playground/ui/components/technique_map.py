@@ -44,7 +44,9 @@ def cards() -> str:
     columns = []
     for family, (title, text) in FAMILIES.items():
         members = [method for method in methods().values() if method.family == family]
-        shown = [method for method in members if family != "parametric" or method.id in OWN_TABS]
+        shown = [
+            method for method in members if family != "parametric" or method.id in OWN_TABS or _draws(method)
+        ]
         own = "".join(_card(method) for method in shown)
         others = _listed([method for method in members if method not in shown])
         columns.append(
@@ -71,8 +73,13 @@ def _card(method: Method) -> str:
         ("Storage cost", method.storage_cost),
         ("Best for", method.best_for),
     )
+    kind = ' <span class="pg-pill">images</span>' if _draws(method) else ""
     pairs = "".join(f"<div><dt>{name}</dt><dd>{safe(value)}</dd></div>" for name, value in facts)
     return (
-        f'<article class="pg-method"><h4><i class="pg-dot"></i>{safe(method.title)}</h4>'
+        f'<article class="pg-method"><h4><i class="pg-dot"></i>{safe(method.title)}{kind}</h4>'
         f"<p>{safe(method.summary)}</p><dl>{pairs}</dl></article>"
     )
+
+
+def _draws(method: Method) -> bool:
+    return method.modality == "image"

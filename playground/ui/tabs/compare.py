@@ -9,10 +9,11 @@ import gradio as gr
 from playground.results import comparison
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
+from playground.ui import looks
 from playground.ui.components import charts, run_card, table
 from playground.ui.components.markup import empty, heading, notice, safe
 from playground.ui.messages import shown
-from playground.ui.session import Session
+from playground.ui.session import IMAGE_BASE, Session
 
 ALL = ""
 COSTS = {
@@ -23,6 +24,23 @@ COSTS = {
     "Peak memory": "adapt_peak_bytes",
     "Forgetting": "retention_divergence",
 }
+IMAGE_COSTS = {
+    "Adapt seconds": "adapt_seconds",
+    "Drift of the class": "class_drift",
+    "Stored bytes": "stored_bytes",
+    "Peak memory": "adapt_peak_bytes",
+    "Seconds per picture": "seconds_per_image",
+}
+MODALITIES = {"Text": "text", "Images": "image"}
+ABOUT_COST = {
+    "text": ("Quality against cost", "Up and to the left is better."),
+    "image": ("Fidelity against cost", "Up and to the left is better: like the subject, at little cost."),
+}
+ABOUT_PAIRS = {
+    "text": ("Is it really better?", "Each method against zero-shot, on the same items."),
+    "image": ("What it gained, what it lost", "Each method against the base model, same prompts and seeds."),
+}
+GAINS = {"subject_fidelity": "Fidelity", "prompt_fidelity": "prompt fidelity"}
 FORMATS = {"CSV": comparison.to_csv, "JSON": comparison.to_json, "Markdown": comparison.to_markdown}
 ENDINGS = {"CSV": "csv", "JSON": "json", "Markdown": "md"}
 MOST_SAMPLES = 60
@@ -39,23 +57,29 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
     """Draw the tab. ``chosen`` is the run whose answers are shown."""
     gr.HTML(heading("Compare", "Fills while runs go on. Blank means not measured."))
     with gr.Row(elem_classes="pg-filters"):
-        task = gr.Dropdown(
-            [("All tasks", ALL), *session.task_choices()], value=ALL, label="Task", min_width=160
+        kind = gr.Radio(
+            list(MODALITIES),
+            value="Text",
+            label="Methods for",
+            visible=False,
+            min_width=200,
+            elem_id="compare-kind",
         )
+        task = gr.Dropdown([("All tasks", ALL)], value=ALL, label="Task", min_width=160)
         model = gr.Dropdown([("All models", ALL)], value=ALL, label="Model", min_width=160)
         which = gr.Dropdown(
             [("Newest of each", "newest"), ("This race", "race"), ("Every run", "every")],
             value="newest", label="Runs", min_width=160,
         )  # fmt: skip
     main = gr.HTML(js_on_load=CLICKS + EDGES, elem_id="comparison")
-    detail = gr.HTML(js_on_load=CLICKS, elem_id="answers")
+    detail = gr.HTML(js_on_load=CLICKS + EDGES, elem_id="answers")
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(min_width=300, elem_classes="pg-panel"):
-            gr.HTML(heading("Quality against cost", "Up and to the left is better.", 3))
+            about_cost = gr.HTML(heading(*ABOUT_COST["text"], 3))
             cost = gr.Dropdown(list(COSTS), value="Seconds per query", label="Cost", min_width=160)
             plot = gr.HTML()
         with gr.Column(min_width=300, elem_classes="pg-panel"):
-            gr.HTML(heading("Is it really better?", "Each method against zero-shot, on the same items.", 3))
+            about_pairs = gr.HTML(heading(*ABOUT_PAIRS["text"], 3))
             verdicts = gr.HTML()
     with gr.Column(elem_classes="pg-panel"):
         gr.HTML(
@@ -68,11 +92,22 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
         files = [gr.Button(f"Download {name}", size="sm", elem_id=f"get-{ENDINGS[name]}") for name in FORMATS]
         made = [gr.DownloadButton(visible="hidden", elem_id=f"file-{ENDINGS[name]}") for name in FORMATS]
 
-    filters = [task, model, which, group, cost, chosen]
-    outputs = [main, plot, verdicts, guide, detail, model]
+    filters = [kind, task, model, which, group, cost, chosen]
+    outputs = [
+        main, plot, verdicts, guide, detail, kind, task, model, cost, about_cost, about_pairs
+    ]  # fmt: skip
 
-    def refresh(task_id, model_id, kind, shown_group, cost_label, run_id):
-        runs = select(session, task_id, model_id, kind, shown_group)
+    def refresh(kind_label, task_id, model_id, runs_kind, shown_group, cost_label, run_id):
+        kinds = modalities(session)
+        modality = MODALITIES[kind_label] if len(kinds) > 1 else kinds[0]
+        every = [run for run in session.runs() if session.modality(run.method) == modality]
+        tasks_now, task_id = _choices(task_choices(session, modality, every), task_id)
+        tasks_now["label"] = "Task" if modality == "text" else "Subject"
+        models = [(session.model_title(id), id) for id in sorted({run.model for run in every})]
+        models_now, model_id = _choices([("All models", ALL), *models], model_id)
+        costs = COSTS if modality == "text" else IMAGE_COSTS
+        costs_now, cost_label = _choices([(label, label) for label in costs], cost_label)
+        runs = select(session, task_id, model_id, runs_kind, shown_group, modality)
         rows = comparison.rows(runs, session.described)
         places = {run.id: session.store.position(run.id) for run in runs if run.status == "queued"}
         by_id = {run.id: run for run in runs}
@@ -82,22 +117,33 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             grouped = empty(
                 "Nothing to compare yet", "Start a race on the Start tab, or run one method on its own tab."
             )
-        known = sorted({run.model for run in session.runs()})
-        models = [("All models", ALL), *((session.model_title(id), id) for id in known)]
         return (
             grouped,
             scatter(session, _newest_setting(rows), cost_label),
-            difference(session, runs),
-            table.guide(rows),
+            difference(session, runs) if modality == "text" else gains(session, runs),
+            table.guide(rows, modality),
             answers(session, run_id),
-            gr.update(choices=models),
+            gr.update(visible=len(kinds) > 1, value=_label(modality)),
+            tasks_now,
+            models_now,
+            costs_now,
+            heading(*ABOUT_COST[modality], 3),
+            heading(*ABOUT_PAIRS[modality], 3),
         )
 
     quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     gr.on(
-        [pulse.change, task.change, model.change, which.change, group.change, cost.change, chosen.change],
+        [
+            pulse.change, kind.change, task.change, model.change, which.change, group.change, cost.change,
+            chosen.change,
+        ],
         shown(refresh), filters, outputs, **quick,
     )  # fmt: skip
+
+    def follow(shown_group):
+        return _label(group_modality(session, shown_group)) if shown_group else gr.skip()
+
+    group.change(follow, group, kind, **quick)
 
     def pick(event: gr.EventData):
         return event.run if event.action == "open" else None
@@ -106,8 +152,10 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
     detail.click(pick, None, chosen, **quick)
 
     def export(kind):
-        def write(task_id, model_id, runs_kind, shown_group):
-            runs = select(session, task_id, model_id, runs_kind, shown_group)
+        def write(kind_label, task_id, model_id, runs_kind, shown_group):
+            kinds = modalities(session)
+            modality = MODALITIES[kind_label] if len(kinds) > 1 else kinds[0]
+            runs = select(session, task_id, model_id, runs_kind, shown_group, modality)
             rows = comparison.rows(runs, session.described)
             path = Path(tempfile.mkdtemp(prefix="playground-")) / f"comparison.{ENDINGS[kind]}"
             path.write_text(FORMATS[kind](rows), encoding="utf-8")
@@ -117,17 +165,53 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
 
     for button, file, name in zip(files, made, FORMATS, strict=True):
         button.click(
-            shown(export(name)), filters[:4], file, api_visibility="private", show_progress="hidden"
+            shown(export(name)), filters[:5], file, api_visibility="private", show_progress="hidden"
         ).success(
             None, js=f"() => window.playground.download('file-{ENDINGS[name]}')", api_visibility="private"
         )
 
 
-def select(session: Session, task: str, model: str, kind: str, group: str | None) -> list[Run]:
+def modalities(session: Session) -> list[str]:
+    """ "text" and "image", as far as there are runs of them; "text" where there are none at all."""
+    there = {session.modality(run.method) for run in session.runs()}
+    return [one for one in MODALITIES.values() if one in there] or ["text"]
+
+
+def group_modality(session: Session, group: str) -> str:
+    """What the methods of a race work on."""
+    first = next(iter(session.runs(group=group, limit=1)), None)
+    return session.modality(first.method) if first else "text"
+
+
+def task_choices(session: Session, modality: str, runs: list[Run]) -> list[tuple[str, str]]:
+    """What one can filter by: the tasks, or the subjects that there are runs on."""
+    if modality == "text":
+        return [("All tasks", ALL), *session.task_choices()]
+    return [
+        ("All subjects", ALL),
+        *((session.task_title(id), id) for id in sorted({run.task for run in runs})),
+    ]
+
+
+def _choices(options: list[tuple[str, str]], value: str) -> tuple[dict, str]:
+    """An update of a list, and its value: the first option where the old one is gone."""
+    known = [id for _, id in options]
+    value = value if value in known else known[0]
+    return gr.update(choices=options, value=value), value
+
+
+def _label(modality: str) -> str:
+    return next(label for label, id in MODALITIES.items() if id == modality)
+
+
+def select(
+    session: Session, task: str, model: str, kind: str, group: str | None, modality: str | None = None
+) -> list[Run]:
     """The runs that the filters leave."""
     where = {"task": task or None, "group": group if kind == "race" and group else None}
     runs = session.runs(**{name: value for name, value in where.items() if value})
     runs = [run for run in runs if not model or run.model == model]
+    runs = [run for run in runs if modality in (None, session.modality(run.method))]
     return comparison.newest(runs) if kind == "newest" else sorted(runs, key=lambda run: run.id)
 
 
@@ -143,46 +227,91 @@ def _by_setting(session, rows, by_id, places, chosen) -> str:
         below = " · ".join(
             part for part in (session.model_title(model), metric.replace("_", " ") if metric else "") if part
         )
+        draw = table.drawn if session.modality(own[0]["method"]) == "image" else table.table
         parts.append(
             f'<section class="pg-setting"><h3>{safe(session.task_title(task))} <small>{safe(below)}</small></h3>'
-            f"{table.table(own, by_id, places, chosen)}</section>"
+            f"{draw(own, by_id, places, chosen)}</section>"
         )
     return "".join(parts)
 
 
 def _newest_setting(rows: list[comparison.Row]) -> list[comparison.Row]:
     """The rows of the task and model of the newest finished run: others do not belong on the same scale."""
-    done = [row for row in rows if row["quality"] is not None]
+    done = [row for row in rows if row[_goal(row)] is not None]
     if not done:
         return []
     newest = max(done, key=lambda row: row["run"])
     return [row for row in done if (row["task"], row["model"]) == (newest["task"], newest["model"])]
 
 
+def _goal(row: comparison.Row) -> str:
+    """What the method of a row is for."""
+    return "quality" if row["subject_fidelity"] is None else "subject_fidelity"
+
+
 def scatter(session: Session, rows: list[comparison.Row], cost_label: str) -> str:
-    """Quality against one cost, one dot a finished run."""
-    name = COSTS[cost_label]
-    measured = [row for row in rows if row["quality"] is not None and row[name] is not None]
+    """Quality, or fidelity of pictures, against one cost, one dot a finished run."""
+    pictures = bool(rows) and _goal(rows[0]) == "subject_fidelity"
+    name = (IMAGE_COSTS if pictures else COSTS)[cost_label]
+    measured = [row for row in rows if row[_goal(row)] is not None and row[name] is not None]
     scale = 1e6 if BY_NAME[name].unit == "B" else 1
     points = [
         charts.Point(
-            row["title"],
+            run_card.variant(row["title"], row["params"]),
             row[name] / scale,
-            row["quality"],
+            row[_goal(row)],
             row["quality_low"],
             row["quality_high"],
             row["family"] or "",
         )
         for row in measured
     ]
-    label = f"{BY_NAME[name].label} ({'MB' if scale > 1 else BY_NAME[name].unit}, logarithmic)"
-    drawn = charts.scatter(points, label, "Quality", logarithmic=True)
-    none = sum(1 for point in points if point.x <= 0)
+    logarithmic = name != "class_drift"
+    unit = "MB" if scale > 1 else BY_NAME[name].unit
+    words = ", ".join(part for part in (unit, "logarithmic" if logarithmic else "") if part)
+    label = f"{BY_NAME[name].label}{f' ({words})' if words else ''}"
+    drawn = charts.scatter(
+        points, label, "Fidelity" if pictures else "Quality", logarithmic=logarithmic, per_cent=not pictures
+    )
+    none = sum(1 for point in points if point.x <= 0) if logarithmic else 0
     missing = (
         f'<p class="pg-muted">{none} without this cost (0) cannot stand on this scale.</p>' if none else ""
     )
     task = f'<p class="pg-muted">{safe(session.task_title(rows[0]["task"]))}</p>' if rows else ""
     return task + (drawn or empty("No dots yet", "A run appears here when it has been measured.")) + missing
+
+
+def gains(session: Session, runs: list[Run]) -> str:
+    """Every finished image run against the base model on the same subject, in figures."""
+    done = [run for run in runs if run.status == "done" and run.metrics.get("subject_fidelity") is not None]
+    lines = []
+    for run in done:
+        base = next(
+            (other for other in reversed(done) if other.method == IMAGE_BASE and _same(run, other)), None
+        )
+        if base is None or run.method == IMAGE_BASE:
+            continue
+        parts = [
+            f"{label} {base.metrics[name]:.3f} → {run.metrics[name]:.3f} ({run.metrics[name] - base.metrics[name]:+.3f})"
+            for name, label in GAINS.items()
+            if run.metrics.get(name) is not None and base.metrics.get(name) is not None
+        ]
+        if run.metrics.get("class_drift") is not None:
+            parts.append(f"the class alone drifted by {run.metrics['class_drift']:.3f}")
+        lines.append(
+            f'<li data-family="{safe(session.family(run.method))}"><b><i class="pg-dot"></i>'
+            f"{safe(run_card.variant(session.title(run.method), run.params))}</b> "
+            f"<small>{safe(session.task_title(run.task))}</small><p>{safe('; '.join(parts))}.</p></li>"
+        )
+    if not lines:
+        return empty(
+            "No pair yet",
+            "Two finished runs on the same subject and model are needed, one of them the base model.",
+        )
+    return (
+        f'<ul class="pg-verdicts">{"".join(lines)}</ul><p class="pg-muted">From few pictures of one seed each: take '
+        "small differences as none.</p>"
+    )
 
 
 def difference(session: Session, runs: list[Run]) -> str:
@@ -242,6 +371,8 @@ def answers(session: Session, run_id: int | None) -> str:
         run = session.store.get(run_id)
     except Exception:
         return notice(f"There is no run {run_id} any more.", "warn")
+    if session.modality(run.method) == "image":
+        return _drawn(session, run)
     samples = _tests(session.store, run_id)
     right = sum(1 for sample in samples if sample.get("correct"))
     head = (
@@ -256,6 +387,18 @@ def answers(session: Session, run_id: int | None) -> str:
     )
     return (
         f'<section class="pg-panel pg-answers">{head}{run_card.settings_of(run)}<div>{body}</div></section>'
+    )
+
+
+def _drawn(session: Session, run: Run) -> str:
+    """The samples of an image run over its steps."""
+    drawn = looks.strip_of(session, run, session.store.events(run.id, kinds={"sample", "metric"}), "compared")
+    name = run_card.variant(session.title(run.method), run.params)
+    return (
+        f'<section class="pg-panel pg-answers"><header class="pg-heading"><h3>Pictures of run #{run.id}: {safe(name)}'
+        f"</h3><p>{safe(session.task_title(run.task))}</p>"
+        '<button type="button" class="pg-close" data-action="close" data-run="0">Close</button></header>'
+        f"{drawn or empty('No samples yet', 'They appear as the run draws them.')}</section>"
     )
 
 

@@ -73,7 +73,7 @@ def _body(
     method is chosen: with all of them in the page from the start, it would open later.
     """
     drawn = gr.Textbox(NONE, visible="hidden")  # whose form and panels there are
-    beat, listed = _echo(pulse), _echo(known)
+    beat, listed = echo(pulse), echo(known)
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             form_area = gr.Column()
@@ -94,7 +94,7 @@ def _body(
             if method_id:
                 with gr.Column() as area:
                     _controls(session, method(method_id), live, listed)
-                _open_fields(area)
+                open_fields(area)
 
     with panels_area:
 
@@ -102,8 +102,8 @@ def _body(
         def panels(method_id):
             if method_id:
                 with gr.Column() as area:
-                    _panels(session, method_id, _arrived(chosen), beat)
-                _open_fields(area)
+                    _panels(session, method_id, arrived(chosen), beat)
+                open_fields(area)
 
     if name == "lora":
         with explainer_area:
@@ -113,13 +113,13 @@ def _body(
                 if method_id:
                     with gr.Column(elem_classes="pg-panel") as area:
                         explainer.build()
-                    _open_fields(area)
+                    open_fields(area)
 
     gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
     live.follow(session, which, chosen, none_yet, [pulse.change, which.change])
 
 
-def _echo(source: gr.Textbox) -> gr.Textbox:
+def echo(source: gr.Textbox) -> gr.Textbox:
     """A field that follows ``source``, for what is drawn late: in the browser, listeners that come with a drawing
     replace all earlier ones of the same event, so a drawing needs fields that nothing else listens to."""
     field = gr.Textbox("", visible="hidden")
@@ -127,7 +127,7 @@ def _echo(source: gr.Textbox) -> gr.Textbox:
     return field
 
 
-def _arrived(chosen: gr.Dropdown) -> gr.Number:
+def arrived(chosen: gr.Dropdown) -> gr.Number:
     """The chosen run for panels that are drawn late: it changes once after they are there, and then with it."""
     run = gr.Number(None, visible="hidden")
     soon = gr.Timer(SOON)
@@ -136,12 +136,12 @@ def _arrived(chosen: gr.Dropdown) -> gr.Number:
     return run
 
 
-def _open_fields(area: gr.blocks.BlockContext) -> None:
+def open_fields(area: gr.blocks.BlockContext) -> None:
     """Let every field in ``area`` be edited that does not say otherwise: in what is drawn late, Gradio does not
     find out by itself which fields are inputs."""
     for block in area.children:
         if isinstance(block, gr.blocks.BlockContext):
-            _open_fields(block)
+            open_fields(block)
         elif getattr(block, "interactive", True) is None:
             block.interactive = True
 
@@ -182,7 +182,7 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     name = technique.id
     with gr.Row(elem_classes="pg-form"):
         task, model = task_and_model(session)
-    preset, found = _preset_fields(name)
+    preset, found = preset_fields(name)
     fields = form.build(technique)
     with gr.Row(elem_classes="pg-form"):
         limit = items_field()
@@ -215,7 +215,7 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
-def _preset_fields(name: str) -> tuple[gr.Dropdown, gr.HTML]:
+def preset_fields(name: str) -> tuple[gr.Dropdown, gr.HTML]:
     own = [(entry.title, entry.name) for entry in presets.presets(name)]
     preset = gr.Dropdown(
         [("The method's defaults", NONE), *own],
