@@ -23,7 +23,7 @@ from playground.results.runs import Run, RunStore
 from playground.settings import Settings
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from torch import Tensor
 
     from playground.models.embedding import Embedder
     from playground.models.image import ImageModel
@@ -131,8 +131,8 @@ class Arbiter:
         steps: int | None = None,
         guidance: float | None = None,
         progress: Progress | None = None,
-    ) -> "list[Image]":
-        """Pictures by a finished run's image model, one a prompt and seed.
+    ) -> "Tensor":
+        """Pictures by a finished run's image model, one a prompt and seed; see ``ImageModel.generate``.
 
         Args:
             adapted: False = by the base model, with what was learnt switched off.
@@ -140,16 +140,13 @@ class Arbiter:
 
         Raises: as ``adapted``.
         """
-        from playground.training.pictures import image
-
         technique = registry.method(self.store.get(run_id).method)
         with self.adapted(run_id, progress) as found:
             technique.switch(found.model, adapted)
             try:
-                drawn = found.model.generate(prompts, seeds, steps=steps, guidance=guidance)
+                return found.model.generate(prompts, seeds, steps=steps, guidance=guidance)
             finally:
                 technique.switch(found.model, True)
-        return [image(picture) for picture in drawn]
 
     @contextmanager
     def embedder(self) -> "Iterator[Embedder]":

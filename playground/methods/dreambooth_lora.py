@@ -1,6 +1,6 @@
 """DreamBooth-LoRA: low-rank matrices learn the subject; the network with its adapter off keeps the class."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,12 +8,13 @@ from playground.data.subjects import Subject
 from playground.errors import InvalidParams
 from playground.events import Event
 from playground.methods.base import parameter
-from playground.methods.diffusion import Diffusion, DiffusionParams, ImageContext
+from playground.methods.diffusion import ADAPTER, AdaptedImage, Diffusion, DiffusionParams, ImageContext
 from playground.methods.dreambooth import class_prompts
 
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
 
+KOHYA = ("stable-diffusion", "sdxl")  # families that kohya's form can hold
 PROMPTS = 24  # prompts of the class that the prior goes through
 
 
@@ -36,6 +37,12 @@ class ImageLoRA(Diffusion):
     """W = W0 + (alpha / rank) · B·A on the attention layers of the denoiser."""
 
     Params = ImageLoRAParams
+
+    def adapt(self, params: ImageLoRAParams, context: ImageContext) -> Generator[Event, None, AdaptedImage]:
+        """See ``Diffusion.adapt``; the result is also written in kohya's form, for programs that read no other."""
+        adapted = yield from super().adapt(params, context)
+        yield from _for_kohya(context)
+        return adapted
 
     def wrap(self, params: ImageLoRAParams, model: "ImageModel", seed: int = 0) -> None:
         """See ``Diffusion.wrap``."""
@@ -63,6 +70,17 @@ class ImageLoRA(Diffusion):
         from playground.training.image_lora import switch
 
         switch(model, on)
+
+
+def _for_kohya(context: ImageContext) -> Iterator[Event]:
+    from playground.training import kohya
+
+    if context.model.family.id not in KOHYA:  # its names know U-Nets only
+        return
+    layers = context.model.denoiser.config.layers_per_block if context.model.family.id == "sdxl" else None
+    path = context.folder / f"{context.subject.id}-kohya.safetensors"
+    kohya.export(context.folder / ADAPTER, path, layers)
+    yield Event.artifact("kohya", path.name, path.stat().st_size)
 
 
 class DreamBoothLoRAParams(ImageLoRAParams):

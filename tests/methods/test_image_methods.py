@@ -81,6 +81,10 @@ def test_a_lora_is_loaded_by_diffusers_itself(context):
     plain = fresh()
     plain.pipeline.load_lora_weights(here.folder / ADAPTER)
     torch.testing.assert_close(drawn(plain), drawn(adapted.model), atol=2e-3, rtol=0)
+    other = fresh()
+    (kohya,) = here.folder.glob("*-kohya.safetensors")
+    other.pipeline.load_lora_weights(kohya)
+    torch.testing.assert_close(drawn(other), drawn(adapted.model), atol=2e-3, rtol=0)
 
 
 def test_the_step_that_looks_recommend_is_kept(context):

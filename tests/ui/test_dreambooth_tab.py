@@ -390,11 +390,6 @@ def test_wrong_values_are_refused_before_anything_is_drawn(session, mug, values,
         next(draw.draw(session, *values))
 
 
-def test_pixels_come_out_as_they_were_drawn():
-    drawn = torch.tensor([-1.0, 0.0, 3.0]).view(3, 1, 1)
-    assert draw.image(drawn).getpixel((0, 0)) == (0, 128, 255)
-
-
 def test_only_files_in_the_runs_folder_are_handed_out(session, mug):
     run = image_run(session, mug.id, status="running")
     folder = local.run_folder(session.settings, run.id)

@@ -16,7 +16,6 @@ from playground.ui.session import INFERENCE, Session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 SIDES = ("Base model", "Adapted model")
 SHOWN_EDGE = 512  # pixels of a picture on the page; the download has all of them
@@ -109,6 +108,8 @@ def draw(
         if not 0 <= options["guidance"] <= 50:
             raise InvalidInput(f"Guidance must be between 0 and 50, not {guidance}.", "guidance")
     run = session.store.get(int(run_id))
+    from playground.training.pictures import image
+
     sides: list[list[Image]] = []
     for adapted in (False, True):
         yield notice(f"{SIDES[adapted]}: drawing …") + _both(run.id, seeds, sides)
@@ -128,14 +129,6 @@ def _whole(value: float | None, label: str, low: int, high: int) -> int:
     if value is None or not math.isfinite(value) or value != int(value) or not low <= value <= high:
         raise InvalidInput(f"{label} must be a whole number between {low} and {high:,}.", label.lower())
     return int(value)
-
-
-def image(picture: "Tensor") -> "Image":
-    """A picture (3, h, w) of −1…1 as an 8-bit RGB image."""
-    from PIL import Image
-
-    pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy(), "RGB")
 
 
 def _both(run_id: int, seeds: list[int], sides: list[list["Image"]]) -> str:
