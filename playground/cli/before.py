@@ -9,6 +9,7 @@ from typing import Any
 from playground.cli.command import Command, Parser, add_setting, assignment
 from playground.cli.progress import fetch
 from playground.data import tasks
+from playground.errors import InvalidInput
 from playground.methods import presets, registry
 from playground.models import catalogue
 from playground.results import comparison
@@ -32,6 +33,8 @@ class Estimate(Command):
         from playground.jobs.forecast import forecast, look
 
         technique = registry.method(options.method)
+        if technique.modality != "text":
+            raise InvalidInput(f"There is no estimate for {technique.title} yet; only text methods have one.")
         params = technique.Params.parse(dict(map(assignment, options.set)))
         task = tasks.task(options.task, settings)
         technique.check(params, task)

@@ -83,6 +83,11 @@ def check(order: Order, settings: Settings, store: RunStore) -> tuple[Run, Param
             f"GGUF can be written as {', '.join(PRECISIONS)}, not as “{order.precision}”.", field="precision"
         )
     technique = registry.method(run.method)
+    if technique.modality == "image":
+        place = local.run_folder(settings, run.id) / ADAPTER
+        raise InvalidInput(
+            f"What {technique.title} learnt lies ready for diffusers in {place}; copy it from there."
+        )
     if not isinstance(technique, Parametric):
         raise InvalidInput(f"{technique.title} trains nothing, so there is nothing to take away.")
     if run.status != "done":

@@ -91,6 +91,11 @@ def prepare(
         raise InvalidInput(
             f"{technique.title} does not train, so it has no dev loss to choose by.", field="method"
         )
+    if technique.modality != "text":
+        raise InvalidInput(
+            f"A sweep chooses by dev loss, which {technique.title} does not have. Start single runs and compare them.",
+            field="method",
+        )
     if not tasks.task(task_id, queue.settings).dev:
         raise InvalidInput(
             "The task has no dev split, and the best of a sweep is chosen by dev loss. The test items must not "
