@@ -56,7 +56,9 @@ def image_pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Even
         resume=run.resume,
     )
     others = provenance.OtherLoad()
-    yield from _only_progress(exam(0))  # the base model's pictures: what drift is measured from
+    yield from (
+        event for event in exam(0) if event.kind == "progress"
+    )  # the base model's pictures: what drift is measured from
     earlier = earlier_seconds(run)
     adapted = yield from adapting(technique.adapt(params, context), str(model.device), lambda: earlier)
     yield from sizes(adapted)
@@ -143,10 +145,6 @@ def _advised(looks: "Looks", steps: Sequence[int]) -> int | None:
         return None
     advice = looks.advice()
     return advice.step if advice.step in steps else None
-
-
-def _only_progress(events: Iterable[Event]) -> Iterator[Event]:
-    return (event for event in events if event.kind in ("progress", "provenance", "log"))
 
 
 def _below(place: str, events: Iterable[Event]) -> Iterator[Event]:

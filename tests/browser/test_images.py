@@ -1,0 +1,49 @@
+"""A visitor teaches the starter image model a subject, watches it, reloads, and draws with it."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from playground.settings import ASSETS
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.starter,
+    pytest.mark.skipif(
+        not (ASSETS / "starter-image").is_dir(), reason="no starter image model is shipped yet"
+    ),
+]
+
+
+def test_teach_a_subject_and_draw_it(visit):
+    visitor = visit()
+    page = visitor.page
+    visitor.arrive()
+    visitor.tab("DreamBooth")
+    expect(page.locator("#dreambooth-pictures img").first).to_be_visible()
+    page.get_by_role("radio", name="DreamBooth-LoRA").check()
+    steps = page.locator("#dreambooth_lora-field-steps input").first
+    steps.fill("6")
+    page.locator("#dreambooth_lora-field-sample_every input").first.fill("3")
+    visitor.picture("dreambooth-form")
+    page.click("#dreambooth_lora-start")
+    visitor.done("#dreambooth-live")
+    looks = page.locator("#dreambooth-strip img")
+    expect(looks.first).to_be_visible()
+    assert looks.count() >= 3 * 5  # looks at step 0, 3 and 6: three contexts, two of the class
+    expect(page.locator("#dreambooth-curves .pg-chart").first).to_be_visible()
+    visitor.reload()
+    visitor.tab("DreamBooth")
+    page.get_by_role("radio", name="DreamBooth-LoRA").check()
+    expect(page.locator("#dreambooth-run input")).to_have_value(re.compile("^#1"))
+    visitor.picture("dreambooth-trained")
+    page.fill("#dreambooth-prompt :is(textarea, input)", "a zwx alien on a blue background, flat style")
+    page.click("#dreambooth-draw")
+    expect(page.locator("#dreambooth-drawn img")).to_have_count(2)
+    visitor.picture("dreambooth-drawn")
+    visitor.tab("Compare")
+    expect(page.get_by_text("DreamBooth-LoRA").locator("visible=true").first).to_be_visible()
+    visitor.picture("compare-images")
+    assert visitor.errors == []
+    assert "Traceback" not in visitor.site.log
