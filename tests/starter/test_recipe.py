@@ -243,3 +243,15 @@ def test_presets_name_sizes_that_the_networks_accept():
             unet, vae = networks.unet(preset), networks.vae(preset)
         weights = 2 * (networks.parameters(unet) + networks.parameters(vae))
         assert weights < 54e6
+
+
+def test_a_training_goes_on_with_its_own_tokenizer(tmp_path, monkeypatch):
+    """Made anew it may number words differently, and the networks have learnt the numbers."""
+    from playground.starter import networks, train
+
+    first = train.kept_tokenizer(["cat", "car", "palm tree"], tmp_path)
+    monkeypatch.setattr(networks, "tokenizer", lambda names: pytest.fail("it was made anew"))
+    again = train.kept_tokenizer(["cat", "car", "palm tree"], tmp_path)
+    assert again.get_vocab() == first.get_vocab()
+    assert again("a palm tree, a car").input_ids == first("a palm tree, a car").input_ids
+    assert again.model_max_length == networks.TOKENS
