@@ -11,7 +11,7 @@ from playground.errors import InvalidInput
 FILE = Path(__file__).with_name("presets.toml")
 
 # Size classes, each with the most parameters that a model of it has.
-SIZES = {"135m": 500_000_000, "1b": 3_500_000_000, "8b": 15_000_000_000}
+SIZES = {"15m": 50_000_000, "135m": 500_000_000, "1b": 3_500_000_000, "8b": 15_000_000_000}
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 
