@@ -180,7 +180,7 @@ def load_judge(
         CLIPTokenizer.from_pretrained(starter, local_files_only=True),
         View(edge, edge, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         models=(f"starter CLIP@{sources.revision(starter)}",),
-        note="The starter CLIP judges the pictures: DINOv2 and CLIP are neither here nor within reach.",
+        note=f"DINOv2 and CLIP are not used: {reason}",
         device=model.device,
     )
 
