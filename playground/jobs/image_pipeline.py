@@ -148,8 +148,9 @@ def _advised(looks: "Looks", steps: Sequence[int]) -> int | None:
 
 
 def _below(place: str, events: Iterable[Event]) -> Iterator[Event]:
-    """The same events, their files' paths from the run's folder on."""
+    """The same events, their files' paths from the run's folder on, their items apart from those of the looks."""
     for event in events:
         if event.kind == "sample":
             event.data["file"] = f"{place}/{event.data['file']}"
+            event.data["item"] = f"{place}-{event.data['item']}"
         yield event

@@ -61,7 +61,8 @@ def test_a_run_looks_trains_and_is_tested(filed):
     assert all((folder / one["file"]).is_file() for one in samples)
     tested = [one for one in samples if one["stage"] == "after"]
     looked = [one for one in samples if one["stage"] == "before"]
-    assert {one["input"] for one in tested}.isdisjoint({one["input"] for one in looked})
+    for name in ("input", "item"):
+        assert {one[name] for one in tested}.isdisjoint({one[name] for one in looked})
     facts = {}
     for event in events:
         if event.kind == "provenance":
