@@ -40,7 +40,7 @@ def test_teach_a_subject_and_draw_it(visit):
     visitor.picture("dreambooth-trained")
     page.fill("#dreambooth-prompt :is(textarea, input)", "a zwx alien on a blue background, flat style")
     page.click("#dreambooth-draw")
-    expect(page.locator("#dreambooth-drawn img")).to_have_count(2)
+    expect(page.locator("#dreambooth-drawn img")).to_have_count(4)  # two by each model
     visitor.picture("dreambooth-drawn")
     visitor.tab("Compare")
     expect(page.get_by_text("DreamBooth-LoRA").locator("visible=true").first).to_be_visible()
