@@ -126,10 +126,17 @@ class DiffusionParams(Params):
     )
 
 
+METHODS_FOR = {
+    "subject": "DreamBooth",
+    "style": "Style LoRA",
+}  # what to choose instead, by what is to be learnt
+
+
 class Diffusion(ImageMethod):
-    """A method that trains weights of an image model, its own or added ones."""
+    """A method that trains weights of an image model, its own or added ones. ``learns`` is the kind it is for."""
 
     family: ClassVar[str] = "parametric"
+    learns: ClassVar[Literal["subject", "style"]] = "subject"
     Params = DiffusionParams
 
     @abstractmethod
@@ -186,13 +193,17 @@ class Diffusion(ImageMethod):
         )
 
     def check(self, params: DiffusionParams, subject: Subject) -> None:
-        """Refuse a subject without pictures.
+        """Refuse a subject without pictures, and one of another kind.
 
         Raises:
-            InvalidParams: it has none.
+            InvalidParams: it has none, or is a style where a subject is learnt, or the other way round.
         """
         if not subject.train:
             raise InvalidParams(f"“{subject.title}” has no pictures to train on; add three to five.", "task")
+        if subject.kind != self.learns:
+            raise InvalidParams(
+                f"“{subject.title}” is a {subject.kind}: choose {METHODS_FOR[subject.kind]} for it.", "task"
+            )
 
     def adapt(self, params: DiffusionParams, context: ImageContext) -> Generator[Event, None, AdaptedImage]:
         """Train, and save the result in ``context.folder``/adapter.

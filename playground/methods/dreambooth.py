@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from playground.data.subjects import Subject
-from playground.errors import InvalidParams
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import CLASS_PICTURES, Diffusion, DiffusionParams, ImageContext
@@ -65,23 +64,13 @@ class DreamBooth(Diffusion):
     paper: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242"
     Params = DreamBoothParams
 
-    def check(self, params: DreamBoothParams, subject: Subject) -> None:
-        """Refuse a style.
-
-        Raises:
-            InvalidParams: the subject is a style, or has no pictures.
-        """
-        super().check(params, subject)
-        if subject.kind != "subject":
-            raise InvalidParams(f"“{subject.title}” is a style: choose Style LoRA for it.", "task")
-
     def prior_weight(self, params: DreamBoothParams) -> float:
         """See ``Diffusion.prior_weight``."""
         return params.prior_weight if params.prior_preservation else 0.0
 
     def prior(self, params: DreamBoothParams, context: ImageContext) -> Generator[Event, None, Any]:
         """Pictures of the class, drawn by the model before it is changed; kept for a resume."""
-        if not (params.prior_preservation and params.prior_weight):
+        if not self.prior_weight(params):
             return None
         from playground.training.diffusion import Concept
         from playground.training.pictures import tensors

@@ -4,8 +4,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from playground.data.subjects import Subject
-from playground.errors import InvalidParams
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import ADAPTER, AdaptedImage, Diffusion, DiffusionParams, ImageContext
@@ -112,16 +110,6 @@ class DreamBoothLoRA(ImageLoRA):
     paper: ClassVar[str] = "Ruiz et al. 2022, arXiv:2208.12242; Hu et al. 2021, arXiv:2106.09685"
     Params = DreamBoothLoRAParams
 
-    def check(self, params: DreamBoothLoRAParams, subject: Subject) -> None:
-        """Refuse a style.
-
-        Raises:
-            InvalidParams: the subject is a style, or has no pictures.
-        """
-        super().check(params, subject)
-        if subject.kind != "subject":
-            raise InvalidParams(f"“{subject.title}” is a style: choose Style LoRA for it.", "task")
-
     def prior_weight(self, params: DreamBoothLoRAParams) -> float:
         """See ``Diffusion.prior_weight``."""
         return params.prior_weight if params.prior_preservation else 0.0
@@ -130,7 +118,7 @@ class DreamBoothLoRA(ImageLoRA):
         """The network itself, with its adapter off."""
         from playground.training.diffusion import PriorFromNetwork
 
-        if not (params.prior_preservation and params.prior_weight):
+        if not self.prior_weight(params):
             return None
         yield Event.log("The class is kept by the network with its adapter off; no class pictures are drawn.")
         return PriorFromNetwork(class_prompts(context.subject, PROMPTS))

@@ -2,8 +2,6 @@
 
 from typing import ClassVar
 
-from playground.data.subjects import Subject
-from playground.errors import InvalidParams
 from playground.methods.base import parameter
 from playground.methods.dreambooth_lora import ImageLoRA, ImageLoRAParams
 
@@ -28,14 +26,5 @@ class StyleLoRA(ImageLoRA):
     use_case: ClassVar[str] = "A house style for any motif"
     best_for: ClassVar[str] = "Illustrations that look as if from one hand"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
+    learns: ClassVar[str] = "style"
     Params = StyleLoRAParams
-
-    def check(self, params: StyleLoRAParams, subject: Subject) -> None:
-        """Refuse a subject that is no style.
-
-        Raises:
-            InvalidParams: it is no style, or has no pictures.
-        """
-        super().check(params, subject)
-        if subject.kind != "style":
-            raise InvalidParams(f"“{subject.title}” is a subject: choose DreamBooth for it.", "task")
