@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from playground.events import Event
 from playground.results.comparison import text
 from playground.ui.components import charts
-from playground.ui.components.live import Curves, curves_of
+from playground.ui.components.live import Curves, curves_of, how_far
 from playground.ui.components.markup import facts, safe
 
 # Title, what it says, and its curves as metric, name, tone, unit of the drawing.
@@ -78,15 +78,9 @@ def machine(events: Iterable[Event]) -> str:
 
 def state(events: list[Event], curves: Curves) -> str:
     """Step, time left and the newest value of each curve."""
-    now = next(
-        (e.data for e in reversed(events) if e.kind == "progress" and e.data.get("unit") == "step"), {}
-    )
-    done, total, left = now.get("done"), now.get("total"), now.get("left_seconds")
-    running = total and done is not None and done < total
     return facts(
         [
-            ("Step", f"{done:,.0f} of {total:,.0f}" if total and done is not None else None),
-            ("Time left", f"about {text(left, 's')}" if running and left else None),
+            *how_far(events),
             ("Loss", _newest("train_loss", curves)),
             ("Fidelity", _newest("subject_fidelity", curves)),
             ("Prompt fidelity", _newest("prompt_fidelity", curves)),

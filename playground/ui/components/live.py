@@ -52,17 +52,24 @@ def curves_of(events: Iterable[Event], names: Collection[str] = CURVES) -> Curve
     return {name: sorted(points.items()) for name, points in found.items()}
 
 
-def state(events: Sequence[Event], curves: Curves) -> str:
-    """Step, time left and the newest value of each curve."""
+def how_far(events: Sequence[Event]) -> list[tuple[str, str | None]]:
+    """Step and time left, by the newest progress of a training."""
     now = next(
         (e.data for e in reversed(events) if e.kind == "progress" and e.data.get("unit") == "step"), {}
     )
     done, total, left = now.get("done"), now.get("total"), now.get("left_seconds")
     running = total and done is not None and done < total
+    return [
+        ("Step", f"{done:,.0f} of {total:,.0f}" if total and done is not None else None),
+        ("Time left", f"about {text(left, 's')}" if running and left else None),
+    ]
+
+
+def state(events: Sequence[Event], curves: Curves) -> str:
+    """Step, time left and the newest value of each curve."""
     return facts(
         [
-            ("Step", f"{done:,.0f} of {total:,.0f}" if total and done is not None else None),
-            ("Time left", f"about {text(left, 's')}" if running and left else None),
+            *how_far(events),
             *((BY_NAME[name].label, _newest(name, curves)) for name in ("train_loss", "dev_loss")),
             ("Learning rate", _newest("learning_rate", curves)),
             ("Speed", _newest("train_tokens_per_second", curves)),
