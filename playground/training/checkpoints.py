@@ -5,7 +5,7 @@ Tensors are stored as safetensors and the rest as JSON: nothing that could run c
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from playground.errors import AdapterError
+from playground.events import Event
 from playground.training.saving import atomic_folder
 
 FOLDER = "checkpoints"
@@ -147,6 +148,27 @@ def load(
     _restore_random(_part(tensors, "random/"))
     if take is not None:
         take(_part(tensors, "more/"))
+    return state
+
+
+def resume(
+    folder: Path,
+    state: State,
+    steps: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    take: Callable[[dict[str, torch.Tensor]], None] | None = None,
+) -> Generator[Event, None, State]:
+    """Go on from the newest checkpoint that can be read, and say so; ``state`` where there is none."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            found = load(path, state.fingerprint, model, optimizer, take)
+        except AdapterError as error:
+            yield Event.log(f"{error} An earlier one is tried.", "warning")
+            continue
+        yield Event.log(f"Going on from step {found.step} of {steps}.")
+        return found
+    yield Event.log("There is no checkpoint to go on from: training starts at step 0.")
     return state
 
 

@@ -307,7 +307,9 @@ class _Training:
         clear_leftovers(self.folder)
         clear_leftovers(self.folder / checkpoints.FOLDER)
         if resume:
-            yield from self._resume()
+            self.state = yield from checkpoints.resume(
+                self.folder, self.state, self.plan.steps, self.networks, self.optimizer
+            )
         else:
             checkpoints.remove(self.folder)
         if self.state.mixed is None:
@@ -394,17 +396,6 @@ class _Training:
             f"{total} pictures went through the VAE once, {len(self.texts.places)} texts are encoded {kinds}; "
             f"the training computes in {kind}."
         )
-
-    def _resume(self) -> Iterable[Event]:
-        for path in reversed(checkpoints.checkpoints(self.folder)):
-            try:
-                self.state = checkpoints.load(path, self.state.fingerprint, self.networks, self.optimizer)
-            except AdapterError as error:
-                yield Event.log(f"{error} An earlier one is tried.", "warning")
-                continue
-            yield Event.log(f"Going on from step {self.state.step} of {self.plan.steps}.")
-            return
-        yield Event.log("There is no checkpoint to go on from: training starts at step 0.")
 
     def _set_threads(self) -> str:
         if self.plan.threads:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingDiverged
+from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.models.quantise import numbers
 from playground.training import checkpoints, mixed
@@ -284,7 +284,12 @@ class _Training:
         torch.manual_seed(self.plan.seed)
         self.packed = can_pack(self.model, self.examples, self.dtype)
         yield Event.log(self._layout())
-        yield from self._resume() if resume else self._fresh()
+        if resume:
+            self.state = yield from checkpoints.resume(
+                self.folder, self.state, self.steps, self.model, self.optimizer, self.hook.load
+            )
+        else:
+            checkpoints.remove(self.folder)
         with self._products() as layers, embedding_noise(self.model, self.plan.noise, self._mean_length()):
             if layers:
                 yield Event.log(f"{layers} linear layers multiply in bfloat16, which is faster on this CPU.")
@@ -312,23 +317,6 @@ class _Training:
         if self.packed:
             return f"Examples are packed without padding; the {prefix} tokens that all share are computed once a step."
         return "This model cannot take packed examples: they are padded, grouped by length."
-
-    def _fresh(self) -> Iterable[Event]:
-        checkpoints.remove(self.folder)
-        return ()
-
-    def _resume(self) -> Iterable[Event]:
-        for path in reversed(checkpoints.checkpoints(self.folder)):
-            try:
-                self.state = checkpoints.load(
-                    path, self.state.fingerprint, self.model, self.optimizer, self.hook.load
-                )
-            except AdapterError as error:
-                yield Event.log(f"{error} An earlier one is tried.", "warning")
-                continue
-            yield Event.log(f"Going on from step {self.state.step} of {self.steps}.")
-            return
-        yield Event.log("There is no checkpoint to go on from: training starts at step 0.")
 
     def _set_threads(self) -> str:
         if self.plan.threads:
