@@ -21,8 +21,8 @@ classes and the folder layout of Stable Diffusion, so what adapts this model ada
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("assets/starter-image")
-pipeline("{example}", height=64, width=64,
-         num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+drawn = pipeline("{example}", num_inference_steps={steps}, guidance_scale={guidance})
+drawn.images[0].save("sticker.png")
 ```
 
 `clip/` holds both towers of a small CLIP (its text tower is the pipeline's), `classifier/` the judge of the
