@@ -173,4 +173,5 @@ def _end_with(parent: int, store: RunStore, run_id: int) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(5)  # the page answers first
     sys.exit(main(sys.argv[1:]))

@@ -163,6 +163,12 @@ def test_first_come_first_served(queue, ended):
         assert before.finished <= after.started
 
 
+def test_a_run_leaves_the_cores_to_the_page_where_both_want_them(queue, store, eventually):
+    run = running(store, submit(queue, **LONG).id, eventually)
+    assert os.getpriority(os.PRIO_PROCESS, run.process) > os.getpriority(os.PRIO_PROCESS, 0)
+    queue.cancel(run.id)
+
+
 def test_stop_is_quick_and_pressed_twice_it_says_so(queue, store, eventually):
     run = submit(queue, way="deaf", **LONG)
     run = running(store, run.id, eventually)
