@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from playground.events import Event
 from playground.methods.base import Adapted, Context, parameter
-from playground.methods.parametric import Parametric, TrainingParams
+from playground.methods.parametric import BlockParams, Parametric
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class BitFitParams(TrainingParams):
+class BitFitParams(BlockParams):
     """What BitFit lets one choose."""
 
     layers: Literal["all-linear", "attention", "mlp", "existing"] = parameter(
@@ -46,7 +46,7 @@ class BitFit(Parametric):
         """See ``Parametric.adapt``; says which biases are trained and which had to be added."""
         from playground.training.biases import targets
 
-        existing, missing = targets(context.model.model, params.layers)
+        existing, missing = targets(context.model.model, params.layers, params.top_layers)
         yield Event.log(_told(len(existing), len(missing)))
         return (yield from super().adapt(params, context))
 
@@ -54,7 +54,7 @@ class BitFit(Parametric):
         """See ``Parametric.wrap``."""
         from playground.training.biases import add
 
-        return add(network, params.layers)
+        return add(network, params.layers, params.top_layers)
 
     def write(self, network: "nn.Module", folder: Path) -> None:
         """bitfit.safetensors and bitfit_config.json; ``playground.training.biases.load_biases`` loads them."""

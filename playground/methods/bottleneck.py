@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from playground.methods.base import parameter
-from playground.methods.parametric import Parametric, TrainingParams
+from playground.methods.parametric import BlockParams, Parametric
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class BottleneckParams(TrainingParams):
+class BottleneckParams(BlockParams):
     """What bottleneck adapters let one choose."""
 
     placement: Literal["houlsby", "pfeiffer", "parallel"] = parameter(
@@ -83,6 +83,7 @@ class Bottleneck(Parametric):
                 activation=params.activation,
                 scale=params.scale,
                 dropout=params.dropout,
+                top=params.top_layers,
             ),
         )
 

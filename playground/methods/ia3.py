@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from playground.errors import InvalidParams
 from playground.methods.base import parameter
-from playground.methods.parametric import TrainingParams
+from playground.methods.parametric import BlockParams
 from playground.methods.peft_tuner import PeftTuner, names_in
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ MLP_OUTPUTS = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj")
 OTHERS = ("q_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "fc1")
 
 
-class IA3Params(TrainingParams):
+class IA3Params(BlockParams):
     """What IA3 lets one choose."""
 
     layers: Literal["keys-values-mlp", "all-linear"] = parameter(
@@ -44,6 +44,7 @@ class IA3(PeftTuner):
     best_for: ClassVar[str] = "Little data"
     paper: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
     Params = IA3Params
+    restricts: ClassVar[bool] = True
 
     def config(self, params: IA3Params, network: "nn.Module") -> "IA3Config":
         """See ``PeftTuner.config``."""

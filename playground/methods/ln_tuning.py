@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from playground.errors import InvalidParams
 from playground.methods.base import parameter
-from playground.methods.parametric import TrainingParams
+from playground.methods.parametric import BlockParams
 from playground.methods.peft_tuner import PeftTuner
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class LNTuningParams(TrainingParams):
+class LNTuningParams(BlockParams):
     """What LN tuning lets one choose."""
 
     learning_rate: float = parameter(
@@ -35,6 +35,7 @@ class LNTuning(PeftTuner):
     best_for: ClassVar[str] = "Narrow tasks and little storage"
     paper: ClassVar[str] = "Zhao et al. 2023, arXiv:2312.11420"
     Params = LNTuningParams
+    restricts: ClassVar[bool] = True
 
     def config(self, params: LNTuningParams, network: "nn.Module") -> "LNTuningConfig":
         """See ``PeftTuner.config``."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from playground.data.tasks import Task
 from playground.errors import InvalidParams
 from playground.methods.base import Context, parameter
-from playground.methods.parametric import TrainingParams
-from playground.methods.peft_tuner import WEIGHTS, PeftTuner, target_layers
+from playground.methods.parametric import BlockParams
+from playground.methods.peft_tuner import WEIGHTS, PeftTuner, linear_names, target_layers
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -25,7 +25,7 @@ RESIDUAL = {"pissa": "pissa_niter_16", "pissa-exact": "pissa", "olora": "olora"}
 STARTS = RESIDUAL | {"orthogonal": "orthogonal"}
 
 
-class LoRAParams(TrainingParams):
+class LoRAParams(BlockParams):
     """What LoRA lets one choose."""
 
     rank: int = parameter(
@@ -55,14 +55,6 @@ class LoRAParams(TrainingParams):
         "",
         "Layer names",
         "For “by name”: names of linear layers with commas between them, for instance q_proj, v_proj.",
-        advanced=True,
-    )
-    top_layers: int = parameter(
-        0,
-        "Only the top blocks",
-        "Adapt only so many of the model's last blocks; 0 = all. Fewer train faster.",
-        minimum=0,
-        maximum=1024,
         advanced=True,
     )
     init: Literal["default", "gaussian", "orthogonal", "pissa", "pissa-exact", "olora", "eva"] = parameter(
@@ -232,7 +224,7 @@ def _names(params: LoRAParams) -> list[str]:
 def _targets(params: LoRAParams, network: "nn.Module", by_name: bool) -> str | list[str]:
     """What PEFT's ``target_modules`` takes; names instead of "all-linear" where ``by_name`` asks for it."""
     if params.layers == "by name":
-        present = _linear_names(network)
+        present = linear_names(network)
         unknown = [name for name in _names(params) if name not in present]
         if unknown or not _names(params):
             raise InvalidParams(
@@ -242,32 +234,14 @@ def _targets(params: LoRAParams, network: "nn.Module", by_name: bool) -> str | l
             )
         return _names(params)
     if params.layers == "all-linear" and by_name:
-        return _linear_names(network)
+        return linear_names(network)
     return target_layers(network, params.layers)
-
-
-def _linear_names(network: "nn.Module") -> list[str]:
-    """Last names of all linear layers but the output head."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    head = network.get_output_embeddings()
-    return sorted(
-        {
-            name.rsplit(".", 1)[-1]
-            for name, layer in network.named_modules()
-            if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head
-        }
-    )
 
 
 def _blocks(params: LoRAParams, network: "nn.Module") -> list[int] | None:
     """The numbers of the blocks to adapt; None = all."""
+    from playground.training.structure import upper
+
     if not params.top_layers:
         return None
-    count = network.config.get_text_config().num_hidden_layers
-    if params.top_layers > count:
-        raise InvalidParams(
-            f"This model has {count} blocks: adapt at most so many of them, or 0 for all.", "top_layers"
-        )
-    return list(range(count - params.top_layers, count))
+    return [int(block.name.rsplit(".", 1)[1]) for block in upper(network, params.top_layers)]

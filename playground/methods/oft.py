@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from playground.methods.base import parameter
-from playground.methods.parametric import TrainingParams
+from playground.methods.parametric import BlockParams
 from playground.methods.peft_tuner import PeftTuner, require_divisor, target_layers
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class OFTParams(TrainingParams):
+class OFTParams(BlockParams):
     """What OFT lets one choose."""
 
     block_size: int = parameter(
@@ -55,6 +55,7 @@ class OFT(PeftTuner):
     best_for: ClassVar[str] = "Quality near full fine-tuning in a small file"
     paper: ClassVar[str] = "Qiu et al. 2023, arXiv:2306.07280"
     Params = OFTParams
+    restricts: ClassVar[bool] = True
 
     def config(self, params: OFTParams, network: "nn.Module") -> "OFTConfig":
         """See ``PeftTuner.config``."""

@@ -86,6 +86,20 @@ class TrainingParams(Params):
     )
 
 
+class BlockParams(TrainingParams):
+    """What a technique lets one choose that can leave the model's lower blocks as they are."""
+
+    top_layers: int = parameter(
+        0,
+        "Only the top blocks",
+        "Adapt only so many of the model's last blocks; 0 = all. What the blocks below give is computed once "
+        "for all epochs, so fewer train faster, and forget less.",
+        minimum=0,
+        maximum=1024,
+        advanced=True,
+    )
+
+
 class Parametric(Method):
     """A method that trains weights of a text model, its own or added ones."""
 

@@ -49,9 +49,11 @@ class PeftTuner(Parametric):
 
     ``mergeable``: the trained part can be folded into the weights. ``made_on_cpu``: PEFT looks at values
     while it makes the trainable part, so it is made on the CPU also for a network without values.
+    ``restricts``: the parameters are ``BlockParams``, and the configuration has no word for them.
     """
 
     mergeable: ClassVar[bool] = True
+    restricts: ClassVar[bool] = False
     made_on_cpu: ClassVar[bool] = False
 
     @abstractmethod
@@ -70,7 +72,10 @@ class PeftTuner(Parametric):
         torch.manual_seed(seed)
         place = torch.device("cpu") if self.made_on_cpu else nullcontext()
         with self.explained(), place:
-            return get_peft_model(network, self.config(params, network))
+            config = self.config(params, network)
+            if self.restricts and params.top_layers:
+                _restrict(config, network, params.top_layers)
+            return get_peft_model(network, config)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -120,6 +125,45 @@ class PeftTuner(Parametric):
     def merge(self, network: "nn.Module") -> "nn.Module":
         """See ``Parametric.merge``."""
         return network.merge_and_unload() if self.mergeable else network
+
+
+def _restrict(config: "PeftConfig", network: "nn.Module", count: int) -> None:
+    """Let a configuration name only layers that are not below the model's last ``count`` blocks.
+
+    Layers after all blocks (the last norm) stay named.
+    """
+    from playground.training.structure import below
+
+    lower = below(network, count)
+    for field in ("target_modules", "feedforward_modules"):
+        names = getattr(config, field, None)
+        if names == "all-linear":
+            names = linear_names(network)
+        if names:
+            setattr(
+                config, field, {name for name in full_names(network, names) if not name.startswith(lower)}
+            )
+
+
+def full_names(network: "nn.Module", names: Iterable[str]) -> list[str]:
+    """The whole names of the layers that one of ``names`` ends."""
+    ends = tuple(f".{name}" for name in names)
+    return [name for name, _ in network.named_modules() if f".{name}".endswith(ends)]
+
+
+def linear_names(network: "nn.Module") -> list[str]:
+    """Last names of all linear layers but the output head."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = network.get_output_embeddings()
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, layer in network.named_modules()
+            if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head
+        }
+    )
 
 
 def target_layers(network: "nn.Module", kind: str) -> str | list[str]:

@@ -6,7 +6,7 @@ itself, and position ids go on from it. The loss and its gradient are the same a
 line an example (tests/training/test_batches.py), with far fewer tokens to compute.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +80,18 @@ def shared_prefix(examples: Sequence[Example]) -> int:
 
 
 def pack(
-    examples: Sequence[Example], prefix: int, limit: int, device: torch.device, dtype: torch.dtype
+    examples: Sequence[Example],
+    prefix: int,
+    limit: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    hidden: Mapping[Example, torch.Tensor] | None = None,
 ) -> list[Row]:
-    """Rows of at most ``limit`` tokens each (more where one example alone is longer), in order."""
+    """Rows of at most ``limit`` tokens each (more where one example alone is longer), in order.
+
+    Args:
+        hidden: what goes in instead of token ids, (tokens - 1, width) for each example.
+    """
     groups: list[list[Example]] = []
     used = 0
     for example in examples:
@@ -92,10 +101,16 @@ def pack(
             used = prefix
         groups[-1].append(example)
         used += length
-    return [_packed(group, prefix, device, dtype) for group in groups]
+    return [_packed(group, prefix, device, dtype, hidden) for group in groups]
 
 
-def _packed(examples: Sequence[Example], prefix: int, device: torch.device, dtype: torch.dtype) -> Row:
+def _packed(
+    examples: Sequence[Example],
+    prefix: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    hidden: Mapping[Example, torch.Tensor] | None = None,
+) -> Row:
     ids = list(examples[0].ids[:prefix])
     positions, segments = list(range(prefix)), [0] * prefix
     keep: list[int] = []
@@ -107,8 +122,12 @@ def _packed(examples: Sequence[Example], prefix: int, device: torch.device, dtyp
         segments += [number] * len(rest)
         keep += range(len(ids) - example.answer, len(ids))
         labels += example.ids[-example.answer :]
-    inputs = {
-        "input_ids": torch.tensor([ids], device=device),
+    if hidden is None:
+        inputs = {"input_ids": torch.tensor([ids], device=device)}
+    else:
+        states = [hidden[example] for example in examples]
+        inputs = {"inputs_embeds": torch.cat([states[0][:prefix], *(one[prefix:] for one in states)])[None]}
+    inputs |= {
         "position_ids": torch.tensor([positions], device=device),
         "attention_mask": _mask(torch.tensor(segments, device=device), dtype),
         "logits_to_keep": torch.tensor(keep, device=device),
@@ -163,18 +182,19 @@ def can_pack(model: nn.Module, examples: Sequence[Example], dtype: torch.dtype) 
     pair = [shortest[0], shortest[len(shortest) // 2]]
     device = next(model.parameters()).device
     try:
-        packed = _log_probabilities(model, _packed(pair, shared_prefix(pair), device, dtype))
+        packed = log_probabilities(model, _packed(pair, shared_prefix(pair), device, dtype))
     except (ValueError, TypeError, NotImplementedError, RuntimeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return False
-    alone = torch.cat([_log_probabilities(model, pad([example], device)) for example in pair])
+    alone = torch.cat([log_probabilities(model, pad([example], device)) for example in pair])
     tolerance = 1e-3 if dtype == torch.float32 else 0.2
     return packed.shape == alone.shape and torch.allclose(packed, alone, atol=tolerance, rtol=tolerance)
 
 
 @torch.no_grad()
-def _log_probabilities(model: nn.Module, row: Row) -> torch.Tensor:
+def log_probabilities(model: nn.Module, row: Row) -> torch.Tensor:
+    """Natural logarithms of the probabilities of the row's answer tokens, without dropout; (answers,)."""
     was_training = model.training
     model.eval()
     try:

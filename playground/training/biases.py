@@ -17,7 +17,7 @@ from torch import nn
 
 from playground.errors import AdapterError, InvalidParams
 from playground.training.adapter_files import description, tensors
-from playground.training.structure import blocks, linear_layers, width
+from playground.training.structure import below, linear_layers, upper, width
 
 METHOD = "bitfit"
 WEIGHTS, CONFIG = "bitfit.safetensors", "bitfit_config.json"
@@ -28,16 +28,22 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias")  # of tran
 Layers = Literal["all-linear", "attention", "mlp", "existing"]
 
 
-def targets(network: nn.Module, layers: Layers) -> tuple[list[str], list[str]]:
+def targets(network: nn.Module, layers: Layers, top: int = 0) -> tuple[list[str], list[str]]:
     """Names of the biases to be trained: those that the model has, and those that it lacks.
 
     "attention" and "mlp" mean the linear layers of these blocks, "all-linear" both and every other bias
-    that is there (those of norms, too), "existing" only biases that are there.
+    that is there (those of norms, too), "existing" only biases that are there; of the last ``top`` blocks
+    (0: of all) and what comes after them.
 
     Raises:
         InvalidParams: the model has nothing of that kind.
     """
-    present = [name for name, value in network.named_parameters() if name.rpartition(".")[2] == "bias"]
+    lower = below(network, top)
+    present = [
+        name
+        for name, value in network.named_parameters()
+        if name.rpartition(".")[2] == "bias" and not name.startswith(lower)
+    ]
     if layers == "existing":
         if not present:
             raise InvalidParams(
@@ -46,7 +52,7 @@ def targets(network: nn.Module, layers: Layers) -> tuple[list[str], list[str]]:
                 "layers",
             )
         return present, []
-    wanted = [f"{name}.bias" for name in _linear(network, layers)]
+    wanted = [f"{name}.bias" for name in _linear(network, layers, top)]
     if not wanted:
         raise InvalidParams(f"This model has no linear layers in its {layers} blocks.", "layers")
     there = set(present)
@@ -55,9 +61,9 @@ def targets(network: nn.Module, layers: Layers) -> tuple[list[str], list[str]]:
     return [name for name in present if name in chosen], missing
 
 
-def _linear(network: nn.Module, layers: Layers) -> list[str]:
+def _linear(network: nn.Module, layers: Layers, top: int) -> list[str]:
     found = []
-    for block in blocks(network):
+    for block in upper(network, top):
         inside = (
             {id(layer) for layer in linear_layers(block.attention).values()} if block.attention else set()
         )
@@ -75,13 +81,13 @@ class _State:
         self.trained, self.base, self.hooks = trained, base, hooks
 
 
-def add(network: nn.Module, layers: Layers) -> nn.Module:
+def add(network: nn.Module, layers: Layers, top: int = 0) -> nn.Module:
     """Freeze the network but for the chosen biases; those that are missing are added as zeros.
 
     Raises:
         InvalidParams: the model has nothing of that kind.
     """
-    existing, missing = targets(network, layers)
+    existing, missing = targets(network, layers, top)
     return _train(network, existing, missing)
 
 

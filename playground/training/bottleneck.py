@@ -23,7 +23,7 @@ from torch import nn
 
 from playground.errors import AdapterError, InvalidParams
 from playground.training.adapter_files import description, tensors
-from playground.training.structure import adds_residual, blocks
+from playground.training.structure import adds_residual, upper
 
 METHOD = "bottleneck"
 WEIGHTS, CONFIG = "bottleneck.safetensors", "bottleneck_config.json"
@@ -37,13 +37,17 @@ ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 @dataclass(frozen=True)
 class Design:
-    """``size`` is the bottleneck's width; ``scale`` multiplies what an adapter adds."""
+    """``size`` is the bottleneck's width; ``scale`` multiplies what an adapter adds.
+
+    ``top`` is how many of the last decoder layers get adapters; 0 = all.
+    """
 
     placement: Placement
     size: int
     activation: Activation = "relu"
     scale: float = 1.0
     dropout: float = 0.0
+    top: int = 0
 
 
 class Bottleneck(nn.Module):
@@ -83,7 +87,7 @@ def add(network: nn.Module, design: Design) -> nn.Module:
     Raises:
         InvalidParams: the model has no blocks where such adapters can stand; says why.
     """
-    places = _places(network, design.placement)
+    places = _places(network, design.placement, design.top)
     hidden = network.config.get_text_config().hidden_size
     network.requires_grad_(False)
     state = _State(design, {}, [])
@@ -175,24 +179,25 @@ def _design(values: dict) -> Design:
         design = Design(**values)
     except TypeError as error:
         raise AdapterError(f"The adapter's {CONFIG} is damaged: {error}") from error
-    numbers = (design.size, design.scale, design.dropout)
-    sound = all(isinstance(number, int | float) for number in numbers) and isinstance(design.size, int)
+    whole = all(isinstance(number, int) for number in (design.size, design.top))
+    sound = whole and all(isinstance(number, int | float) for number in (design.scale, design.dropout))
     if (
         not sound
         or design.placement not in get_args(Placement)
         or design.activation not in ACTIVATIONS
         or not 0 < design.size <= 65536
+        or design.top < 0
         or not 0 <= design.dropout < 1
     ):
         raise AdapterError(f"The adapter's {CONFIG} asks for something that does not exist.")
     return design
 
 
-def _places(network: nn.Module, placement: Placement) -> dict[str, nn.Module]:
-    """The blocks that get an adapter, by full name."""
+def _places(network: nn.Module, placement: Placement, top: int) -> dict[str, nn.Module]:
+    """The blocks of the last ``top`` decoder layers (0: of all) that get an adapter, by full name."""
     names = {id(module): name for name, module in network.named_modules()}
     found: dict[str, nn.Module] = {}
-    for block in blocks(network):
+    for block in upper(network, top):
         wanted = {"feed-forward": block.mlp}
         if placement == "houlsby":
             wanted = {"attention": block.attention} | wanted

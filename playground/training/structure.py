@@ -45,6 +45,26 @@ def blocks(network: nn.Module) -> list[Block]:
     ]
 
 
+def upper(network: nn.Module, count: int) -> list[Block]:
+    """The last ``count`` decoder layers in order; all of them for 0.
+
+    Raises:
+        InvalidParams: there are fewer, or none that can be found.
+    """
+    found = blocks(network)
+    if count > len(found):
+        raise InvalidParams(
+            f"This model has {len(found)} blocks: adapt at most so many of them, or 0 for all.", "top_layers"
+        )
+    return found[-count:]
+
+
+def below(network: nn.Module, count: int) -> tuple[str, ...]:
+    """What the names of modules begin with that lie in the decoder layers below the last ``count``."""
+    kept = {block.name for block in upper(network, count)}
+    return tuple(f"{block.name}." for block in blocks(network) if block.name not in kept)
+
+
 def linear_layers(module: nn.Module) -> dict[str, nn.Module]:
     """The linear layers in a module by name, GPT-2's ``Conv1D`` among them."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}

@@ -20,8 +20,9 @@ from torch import nn
 from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.models.quantise import numbers
-from playground.training import checkpoints, mixed
+from playground.training import checkpoints, lower_blocks, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
+from playground.training.lower_blocks import LowerBlocks
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
 from playground.training.memory import out_of_memory
 from playground.training.noise import embedding_noise
@@ -196,12 +197,18 @@ def train(
 
 
 def evaluate_loss(
-    model: nn.Module, examples: Sequence[Example], *, pack_tokens: int = 1024, packed: bool | None = None
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    pack_tokens: int = 1024,
+    packed: bool | None = None,
+    lower: LowerBlocks | None = None,
 ) -> float:
     """Mean cross-entropy in nats per answer token, over all answer tokens of ``examples``.
 
     Args:
         packed: whether the model takes packed rows; None = find out.
+        lower: the examples' hidden states, to start from.
     """
     dtype = _dtype(model)
     if packed is None:
@@ -212,17 +219,18 @@ def evaluate_loss(
     total, answers = 0.0, 0
     try:
         with torch.no_grad():
-            for row in _rows(model, ordered, packed, pack_tokens, dtype):
-                total += row_loss(model, row).item()
+            for row in _rows(model, ordered, packed, pack_tokens, dtype, lower):
+                total += row_loss(model, row, lower).item()
                 answers += row.answers
     finally:
         model.train(was_training)
     return total / answers
 
 
-def row_loss(model: nn.Module, row: Row) -> torch.Tensor:
+def row_loss(model: nn.Module, row: Row, lower: LowerBlocks | None = None) -> torch.Tensor:
     """Sum of the cross-entropy over the row's answer tokens; logits are computed for those alone."""
-    logits = model(**row.inputs, use_cache=False).logits
+    with lower.left_out() if lower else nullcontext():
+        logits = model(**row.inputs, use_cache=False).logits
     return F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]).float(),
         row.labels.reshape(-1),
@@ -232,11 +240,17 @@ def row_loss(model: nn.Module, row: Row) -> torch.Tensor:
 
 
 def _rows(
-    model: nn.Module, examples: Sequence[Example], packed: bool, limit: int, dtype: torch.dtype
+    model: nn.Module,
+    examples: Sequence[Example],
+    packed: bool,
+    limit: int,
+    dtype: torch.dtype,
+    lower: LowerBlocks | None = None,
 ) -> list[Row]:
     device = next(model.parameters()).device
     if packed:
-        return pack(examples, shared_prefix(examples), limit, device, dtype)
+        hidden = lower.hidden if lower else None
+        return pack(examples, shared_prefix(examples), limit, device, dtype, hidden)
     rows, start = [], 0
     while start < len(examples):
         end, longest = start, 0
@@ -277,6 +291,7 @@ class _Training:
         self.pending: list[torch.Tensor] = []  # losses of the steps since the last report
         self.tokens = 0  # that went through the model since then
         self.packed = False
+        self.lower: LowerBlocks | None = None
 
     def events(self, resume: bool) -> Generator[Event, None, TrainingResult]:
         clear_leftovers(self.folder)
@@ -297,6 +312,7 @@ class _Training:
 
     def _train(self) -> Generator[Event, None, TrainingResult]:
         self.model.train()
+        yield from self._keep_lower_blocks()
         if self.plan.threads is not None and self.device.type == "cpu":
             yield Event.log(self._set_threads())
         yield Event.progress("adapt", self.state.step, self.steps, unit="step")
@@ -308,6 +324,18 @@ class _Training:
         if told := self._stopped(result):
             yield Event.log(told)
         return result
+
+    def _keep_lower_blocks(self) -> Generator[Event, None, None]:
+        if not self.packed:
+            return
+        with self._precision():
+            everything = [*self.examples, *self.dev]
+            self.lower = lower_blocks.keep(self.model, everything, self.plan.pack_tokens, self.dtype)
+        if self.lower:
+            yield Event.log(
+                f"The {self.lower.count} blocks below the first trained one stay as they are: "
+                "what they give is computed once for all epochs."
+            )
 
     def _mean_length(self) -> float:
         return sum(len(example.ids) for example in self.examples) / len(self.examples)
@@ -400,7 +428,7 @@ class _Training:
         loss = torch.zeros((), device=self.device)
         for row in rows:
             with self._precision():
-                part = row_loss(self.model, row) / answers
+                part = row_loss(self.model, row, self.lower) / answers
             part.backward()
             loss += part.detach()
         return loss, sum(row.tokens for row in rows)
@@ -426,9 +454,9 @@ class _Training:
         epoch, at = divmod(step, self.per_epoch)
         order = self._order(epoch)[at * self.plan.effective_batch : (at + 1) * self.plan.effective_batch]
         chosen = [self.examples[index] for index in order]
-        size = self.plan.batch_size
+        size, limit = self.plan.batch_size, self.plan.pack_tokens
         return [
-            _rows(self.model, chosen[start : start + size], self.packed, self.plan.pack_tokens, self.dtype)
+            _rows(self.model, chosen[start : start + size], self.packed, limit, self.dtype, self.lower)
             for start in range(0, len(chosen), size)
         ]
 
@@ -490,7 +518,9 @@ class _Training:
     def _evaluate(self) -> Generator[Event, None, None]:
         if not self.dev:
             return
-        loss = evaluate_loss(self.model, self.dev, pack_tokens=self.plan.pack_tokens, packed=self.packed)
+        loss = evaluate_loss(
+            self.model, self.dev, pack_tokens=self.plan.pack_tokens, packed=self.packed, lower=self.lower
+        )
         step = self.state.step
         if not math.isfinite(loss):
             raise TrainingDiverged(self._diverged("dev loss", step))
