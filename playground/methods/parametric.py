@@ -98,6 +98,16 @@ class BlockParams(TrainingParams):
         maximum=1024,
         advanced=True,
     )
+    state_noise: float = parameter(
+        0.0,
+        "Noise on hidden states",
+        "Noise on what enters the first adapted block while training, as a share of its spread, against learning "
+        "few examples by heart: embedding noise for when the blocks below stay as they are.",
+        minimum=0,
+        maximum=2,
+        step=0.05,
+        advanced=True,
+    )
 
 
 class Parametric(Method):
@@ -185,6 +195,7 @@ class Parametric(Method):
             warmup=params.warmup,
             weight_decay=params.weight_decay,
             noise=params.embedding_noise,
+            state_noise=getattr(params, "state_noise", 0.0),
             max_length=params.max_length,
             seed=seed,
             patience=params.patience or None,

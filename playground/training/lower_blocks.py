@@ -67,7 +67,7 @@ class LowerBlocks:
             found.append((inputs[0] if inputs else named["hidden_states"])[0])
             raise _Enough
 
-        handle = self._upper[0].register_forward_pre_hook(note, with_kwargs=True)
+        handle = self._upper[0].register_forward_pre_hook(note, with_kwargs=True, prepend=True)
         try:
             self.network(**row.inputs, use_cache=False)
         except _Enough:

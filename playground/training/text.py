@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from playground.training.batches import IGNORED, Example, Row, can_pack, pack, p
 from playground.training.lower_blocks import LowerBlocks
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
 from playground.training.memory import out_of_memory
-from playground.training.noise import embedding_noise
+from playground.training.noise import embedding_noise, state_noise
 from playground.training.saving import clear_leftovers
 
 REPORTS = 100  # points of the train-loss curve of a run
@@ -36,7 +36,8 @@ WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writ
 class Plan:
     """How to train. ``learning_rate`` is the highest one; ``warmup`` the share of steps leading up to it.
 
-    ``noise`` is NEFTune's α (playground.training.noise).
+    ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the first trained block (both
+    playground.training.noise).
 
     One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
@@ -57,6 +58,7 @@ class Plan:
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     noise: float = 0.0
+    state_noise: float = 0.0
     max_length: int = 512
     seed: int = 0
     evals: int = 4
@@ -305,7 +307,7 @@ class _Training:
             )
         else:
             checkpoints.remove(self.folder)
-        with self._products() as layers, embedding_noise(self.model, self.plan.noise, self._mean_length()):
+        with self._products() as layers, self._noise():
             if layers:
                 yield Event.log(f"{layers} linear layers multiply in bfloat16, which is faster on this CPU.")
             return (yield from self._train())
@@ -337,8 +339,14 @@ class _Training:
                 "what they give is computed once for all epochs."
             )
 
-    def _mean_length(self) -> float:
-        return sum(len(example.ids) for example in self.examples) / len(self.examples)
+    @contextmanager
+    def _noise(self) -> Iterator[None]:
+        length = sum(len(example.ids) for example in self.examples) / len(self.examples)
+        with (
+            embedding_noise(self.model, self.plan.noise, length),
+            state_noise(self.model, self.plan.state_noise),
+        ):
+            yield
 
     def _layout(self) -> str:
         prefix = shared_prefix(self.examples)

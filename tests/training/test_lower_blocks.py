@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from playground.training import lower_blocks, text
 from playground.training.batches import pack, shared_prefix
-from playground.training.noise import embedding_noise
+from playground.training.noise import embedding_noise, state_noise
 from playground.training.text import Plan, evaluate_loss, row_loss, train
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
@@ -147,3 +147,15 @@ def test_the_rows_of_a_step_start_from_kept_states(make_model, make_examples, tm
     monkeypatch.setattr(text, "can_pack", lambda *_: True)
     drain(train(model, make_examples(8), [], plan, tmp_path))
     assert calls.count(2) >= 20 and calls.count(0) <= 10
+
+
+def test_noise_above_is_no_hindrance_and_is_not_kept(make_model, make_examples):
+    examples = make_examples(4)
+    model = top_lora(make_model(num_hidden_layers=3))
+    exact = lower_blocks.keep(model, examples, LIMIT, FLOAT)
+    with state_noise(model, 0.5):
+        lower = lower_blocks.keep(model, examples, LIMIT, FLOAT)
+        assert all(torch.equal(lower.hidden[one], exact.hidden[one]) for one in examples)
+        (row,) = pack(examples, 5, 1000, CPU, FLOAT, lower.hidden)
+        first, second = (row_loss(model, row, lower).item() for _ in range(2))
+    assert first != second  # drawn anew at each step
