@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from playground.training.batches import Row
+from playground.training.lower_blocks import LowerBlocks
 from playground.training.text import row_loss
 
 
@@ -37,13 +38,21 @@ class DryStep:
     flops: int
 
 
-def dry_step(network: nn.Module, row: Row, *, learn: bool = True, again: bool = False) -> DryStep:
+def dry_step(
+    network: nn.Module,
+    row: Row,
+    *,
+    learn: bool = True,
+    again: bool = False,
+    lower: LowerBlocks | None = None,
+) -> DryStep:
     """Run one step of a network that stands on the meta device.
 
     Args:
         row: as ``batches.pack`` or ``batches.pad`` makes it for the meta device.
         learn: forward and backward; False = forward alone, as for a dev loss.
         again: gradients of an earlier batch are there already (gradient accumulation).
+        lower: where the row starts from hidden states.
 
     Raises:
         RuntimeError, NotImplementedError, ValueError, TypeError: the network does not run without numbers.
@@ -57,7 +66,7 @@ def dry_step(network: nn.Module, row: Row, *, learn: bool = True, again: bool = 
     meter = _Meter()
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
-            loss = row_loss(network, row)
+            loss = row_loss(network, row, lower)
             forward = meter.flops
             if learn:
                 loss.backward()

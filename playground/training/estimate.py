@@ -10,7 +10,8 @@ Memory in bytes is the sum of
 - optimiser: AdamW's two numbers for each trained one,
 - gradients: one number for each trained one,
 - activations: what else lives at the highest point of one step with the longest examples, or of the dev
-  loss, as ``dry_step`` finds it by running the step without numbers,
+  loss, as ``dry_step`` finds it by running the step without numbers; and the hidden states that are kept of
+  the blocks below the first trained one,
 - runtime: on a CPU, Python with PyTorch, transformers and PEFT (and bitsandbytes where the weights are
   quantised), and what the allocator keeps, measured; on a GPU nothing, because there the measured peak
   counts tensors only (the driver's context, about 0.5 GB, is beside it, and so is the workspace of cuBLAS).
@@ -19,6 +20,7 @@ Time is (all FLOPs from the same dry step)::
 
     (training tokens × FLOPs per token + dev evaluations × FLOPs forward) / rate
     + steps × bytes that the optimiser reads and writes / bandwidth
+    + FLOPs of the blocks below the first trained one, once for each example, / rate
     + sampled answers: FLOPs of their prompts / rate, and weights / bandwidth for each new token
 
 where the rate is that of an earlier run of the same method and model here (its tokens per second × FLOPs
@@ -42,6 +44,7 @@ from playground.training import capacity, mixed
 from playground.training.batches import Example, Row, pack, pad, shared_prefix
 from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
+from playground.training.lower_blocks import LowerBlocks, stand_in
 from playground.training.text import Plan
 
 if TYPE_CHECKING:
@@ -165,7 +168,7 @@ def estimate(
         adapter=max(0, _bytes(wrapped) - stored),
         gradients=trained_bytes,
         optimizer=2 * trained_bytes,
-        activations=max(0, run.peak - trained_bytes) + unpacked,
+        activations=max(0, run.peak - trained_bytes) + unpacked + run.kept,
         runtime=_runtime(device, quantization),
     )
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
@@ -175,7 +178,7 @@ def estimate(
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
     rate = tokens_per_second * run.flops if tokens_per_second and run.flops else measured.flops * EFFICIENCY
     optimiser = plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
-    training = tokens * run.flops / rate
+    training = tokens * run.flops / rate + times * run.below_flops / rate
     training += 0 if tokens_per_second else optimiser  # an earlier run's speed has it already
     free = capacity.free_memory(device)
     verdict = capacity.verdict(memory.total, free)
@@ -241,27 +244,35 @@ def _multiplies_half(plan: Plan, device: torch.device, dtype: torch.dtype) -> bo
 class _Dry:
     """The dry step's findings: ``peak`` bytes, FLOPs per token, ``tokens`` of the largest row.
 
-    ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether products are in it.
+    ``kept`` are the bytes of hidden states from the blocks below the first trained one, ``below_flops`` what
+    computing them once takes. ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether products are in it.
     """
 
     def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
         self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
-        self.rounded, self.half = 0, half
+        self.rounded, self.half, self.kept, self.below_flops = 0, half, 0, 0.0
         if not kept:
             return
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
-        rows = _rows(longest, shared_prefix(kept), plan, dtype, config)
+        everything = [*kept, *dev]
+        lower = None if plan.noise else stand_in(wrapped, everything, dtype)
+        rows = _rows(longest, shared_prefix(kept), plan, dtype, config, lower)
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
-        looks = _rows(dev, shared_prefix(dev), plan, dtype, config) if dev else []
+        looks = _rows(dev, shared_prefix(dev), plan, dtype, config, lower) if dev else []
         look = max(looks, key=lambda row: row.tokens, default=None)
         try:
             with mixed.half_products(wrapped) if half else nullcontext():
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
-                step, row = _either(wrapped, row, longest, again=again)
-                dev_peak = _either(wrapped, look, dev[:1], learn=False)[0].peak_bytes if look else 0
+                step, row = _either(wrapped, row, longest, again=again, lower=lower)
+                dev_peak = (
+                    _either(wrapped, look, dev[:1], learn=False, lower=lower)[0].peak_bytes if look else 0
+                )
+                if lower:
+                    self.kept = sum(states.nbytes for states in lower.hidden.values())
+                    self.below_flops = _below(wrapped, everything, dtype)
         except CANNOT_RUN:
             self.dry = False
             step, dev_peak = _by_formula(wrapped, config, row), 0
@@ -269,14 +280,32 @@ class _Dry:
         self.forward_flops, self.flops = step.forward_flops / row.tokens, step.flops / row.tokens
 
 
+def _below(network: nn.Module, examples: Sequence[Example], dtype: torch.dtype) -> float:
+    """FLOPs of one pass of all ``examples`` through the blocks below the first trained one."""
+    prefix, meta = shared_prefix(examples), torch.device("meta")
+    (row,) = pack(examples[:1], prefix, len(examples[0].ids), meta, dtype)
+    lower = stand_in(network, examples[:1], dtype)
+    (short,) = pack(examples[:1], prefix, len(examples[0].ids), meta, dtype, lower.hidden)
+    whole = dry_step(network, row, learn=False).forward_flops
+    upper = dry_step(network, short, learn=False, lower=lower).forward_flops
+    own = sum(len(example.ids) - 1 - prefix for example in examples)
+    return (whole - upper) / row.tokens * (own + prefix)
+
+
 def _rows(
-    examples: Sequence[Example], prefix: int, plan: Plan, dtype: torch.dtype, config: "PreTrainedConfig"
+    examples: Sequence[Example],
+    prefix: int,
+    plan: Plan,
+    dtype: torch.dtype,
+    config: "PreTrainedConfig",
+    lower: LowerBlocks | None = None,
 ) -> list[Row]:
     """As ``text.train`` would make them: packed, or padded where a sliding window forbids it."""
     meta = torch.device("meta")
     window = getattr(config, "sliding_window", None)
     if window is None or max(len(example.ids) for example in examples) <= window:
-        return pack(examples, prefix, plan.pack_tokens, meta, dtype)
+        hidden = lower.hidden if lower else None
+        return pack(examples, prefix, plan.pack_tokens, meta, dtype, hidden)
     size = max(1, plan.pack_tokens // max(len(example.ids) for example in examples))
     return [_padded(examples[start : start + size]) for start in range(0, len(examples), size)]
 
@@ -288,10 +317,17 @@ def _padded(examples: Sequence[Example]) -> Row:
     return Row(inputs, row.labels, row.answers, row.inputs["input_ids"].numel())
 
 
-def _either(network: nn.Module, row: Row, examples: Sequence[Example], **how: bool) -> tuple[DryStep, Row]:
+def _either(
+    network: nn.Module,
+    row: Row,
+    examples: Sequence[Example],
+    *,
+    lower: LowerBlocks | None = None,
+    **how: bool,
+) -> tuple[DryStep, Row]:
     """The step and its row: the one given, or the examples padded for a model that takes no packed row."""
     try:
-        return dry_step(network, row, **how), row
+        return dry_step(network, row, lower=lower, **how), row
     except CANNOT_RUN:
         padded = _padded(examples)
         return dry_step(network, padded, **how), padded

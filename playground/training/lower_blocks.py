@@ -129,13 +129,25 @@ def keep(
         network: in training mode, and left in it.
         limit: most tokens of one forward pass.
     """
-    count = frozen_below(network)
-    width = network.config.get_text_config().hidden_size
-    wanted = sum(len(example.ids) for example in examples) * width * dtype.itemsize
-    if not count or wanted > MOST_BYTES:
-        return None
-    lower = LowerBlocks(network, count)
-    if not lower.same(examples[:TRIED], dtype):
+    lower = _to_keep(network, examples, dtype)
+    if lower is None or not lower.same(examples[:TRIED], dtype):
         return None
     lower.keep(examples, limit, dtype)
     return lower
+
+
+def stand_in(network: nn.Module, examples: Sequence[Example], dtype: torch.dtype) -> LowerBlocks | None:
+    """What ``keep`` would give, without numbers, for a network on the meta device; nothing is tried."""
+    lower = _to_keep(network, examples, dtype)
+    if lower is not None:
+        width = network.config.get_text_config().hidden_size
+        shapes = {example: (len(example.ids) - 1, width) for example in examples}
+        lower.hidden = {one: torch.empty(shape, dtype=dtype, device="meta") for one, shape in shapes.items()}
+    return lower
+
+
+def _to_keep(network: nn.Module, examples: Sequence[Example], dtype: torch.dtype) -> LowerBlocks | None:
+    count = frozen_below(network)
+    width = network.config.get_text_config().hidden_size
+    wanted = sum(len(example.ids) for example in examples) * width * dtype.itemsize
+    return LowerBlocks(network, count) if count and wanted <= MOST_BYTES else None

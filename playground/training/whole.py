@@ -45,10 +45,12 @@ def prepare(network: nn.Module) -> nn.Module:
 def sparse_embedding(network: nn.Module, on: bool) -> None:
     """Add the embedding's gradient to the output head's where both are one matrix.
 
-    The same sum, without a second gradient of the vocabulary's size that is nearly all zeros.
+    The same sum, without a second gradient of the vocabulary's size that is nearly all zeros. A network
+    without numbers stays as it is: such a sum cannot be made there.
     """
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
-    if isinstance(embedding, nn.Embedding) and head is not None and head.weight is embedding.weight:
+    tied = isinstance(embedding, nn.Embedding) and head is not None and head.weight is embedding.weight
+    if tied and not embedding.weight.is_meta:
         embedding.sparse = on
 
 
