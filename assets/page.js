@@ -49,6 +49,32 @@ window.playground = {
     }, 350);
   },
 };
+// Marks the field that a refusal is about, until it is changed or the refusal goes.
+function markWrong() {
+  const said = new Map();
+  document.querySelectorAll('.pg-notice[data-field]').forEach(box => said.set(box.dataset.field, box.textContent));
+  document.querySelectorAll('[data-wrong]').forEach(field => {
+    if (!said.has(field.id)) tell(field, null);
+  });
+  said.forEach((words, id) => {
+    const field = document.getElementById(id);
+    if (field && field.dataset.wrong !== words) tell(field, words);
+  });
+  function tell(field, words) {
+    if (words === null) delete field.dataset.wrong;
+    else field.dataset.wrong = words;
+    field.querySelectorAll('input, textarea').forEach(input => input.setAttribute('aria-invalid', words !== null));
+  }
+}
+new MutationObserver(markWrong).observe(document.documentElement, { childList: true, subtree: true });
+document.addEventListener('input', event => {
+  const field = event.target.closest('[data-wrong]');
+  if (!field) return;
+  document.querySelectorAll('.pg-notice[data-field]').forEach(box => {
+    if (box.dataset.field === field.id) box.removeAttribute('data-field');
+  });
+  markWrong();
+});
 // A picture that is pressed is shown large, with its words, until the next press or Escape.
 document.addEventListener('click', event => {
   const small = event.target.closest && event.target.closest('[data-zoom] img');

@@ -216,14 +216,22 @@ def _refuse_strangers_folder(target: Path) -> None:
 
 
 def _adapter(run: Run, technique: Parametric, settings: Settings, folder: Path) -> Iterator[Event]:
-    """The files as the training saved them, checked, and without names of this machine's folders."""
+    """The files as the training saved them, checked, and without names of this machine's folders.
+
+    A pickle that someone put beside them stays behind: another library might open it.
+    """
+    from playground.models.sources import NEEDED_FILES
     from playground.training import adapter_files
 
     source = local.run_folder(settings, run.id) / ADAPTER
     entry = catalogue.model(run.model, settings)
     yield Event.progress("check", 0, 1)
     adapter_files.verify(source, {"method": run.method, "model": entry.id})
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and not path.is_symlink()]
+    files = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file() and not path.is_symlink() and any(map(path.match, NEEDED_FILES))
+    ]
     for done, path in enumerate(files):
         yield Event.progress("write", done, len(files), unit="file")
         if path.name in _DESCRIPTIONS:

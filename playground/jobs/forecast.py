@@ -8,18 +8,22 @@ from playground.methods.base import Method, Params
 from playground.methods.parametric import Parametric
 from playground.models.catalogue import Model
 from playground.results.runs import RunStore
-from playground.results.speed import training_speed
+from playground.results.speed import training_rate, training_speed
 from playground.settings import Settings
 
 if TYPE_CHECKING:
     from playground.training.data_view import DataView
     from playground.training.estimate import Estimate
 
+RUNS = 500  # newest finished ones that are asked how fast they were
+
 
 def forecast(
     technique: Method, params: Params, task: Task, model: Model, settings: Settings, store: RunStore
 ) -> "Estimate":
-    """Exact counts, estimated memory and time; the speed of an earlier run counts where there is one.
+    """Exact counts, estimated memory and time.
+
+    The time follows the speed of an earlier run of the technique, else that of another technique's run.
 
     Raises:
         InvalidInput: the technique trains nothing, or does not fit the model or the task.
@@ -29,14 +33,15 @@ def forecast(
 
     if not isinstance(technique, Parametric):
         raise InvalidInput(f"{technique.title} trains nothing: there is nothing to estimate.", "method")
-    speed = training_speed(
-        store.list(method=technique.id, status="done"),
-        technique.id,
-        model.id,
-        params.model_dump(mode="json"),
-        device.choose(settings).name,
+    runs, place = store.list(status="done", limit=RUNS), device.choose(settings).name
+    return technique.estimate(
+        params,
+        task,
+        model,
+        settings,
+        tokens_per_second=training_speed(runs, technique.id, model.id, params.model_dump(mode="json"), place),
+        flops_per_second=training_rate(runs, model.id, place, technique.quantization(params)),
     )
-    return technique.estimate(params, task, model, settings, tokens_per_second=speed)
 
 
 def look(params: Params, task: Task, model: Model, settings: Settings) -> "DataView":

@@ -107,6 +107,7 @@ def _estimate(
         return
     yield Event.metric("estimated_peak_bytes", told.memory.total)
     yield Event.metric("estimated_adapt_seconds", told.seconds)
+    yield Event.provenance(estimated_from=told.speed, flops_per_token=told.flops_per_token)
 
 
 def _ask_base(model: Any, settings: Settings) -> Generator[Event, None, Any]:

@@ -211,11 +211,13 @@ class Parametric(Method):
         settings: Settings,
         *,
         tokens_per_second: float | None = None,
+        flops_per_second: float | None = None,
     ) -> "Estimate":
         """What training would take: exact counts, estimated memory and time. Loads no weights.
 
         Args:
             tokens_per_second: ``train_tokens_per_second`` of an earlier run of this method and model here.
+            flops_per_second: of an earlier run of another method with this model here.
 
         Raises:
             ModelUnavailable: the model is not on this machine.
@@ -251,6 +253,7 @@ class Parametric(Method):
             device=device.choose(settings).name,
             quantization=self.quantization(params),
             tokens_per_second=tokens_per_second,
+            flops_per_second=flops_per_second,
         )
 
     def adapt(self, params: TrainingParams, context: Context) -> Generator[Event, None, Adapted]:

@@ -19,17 +19,39 @@ def training_speed(
     Args:
         device: "cpu", "cuda", "cuda:1" …
     """
-    found = [
-        run
-        for run in runs
-        if (run.status, run.method, run.model) == ("done", method, model)
-        and run.metrics.get("train_tokens_per_second")
-        and str(run.provenance.get("device", "")).split(":")[0] == device.split(":")[0]
-    ]
+    found = [run for run in _trained(runs, model, device) if run.method == method]
     if not found:
         return None
     best = max(found, key=lambda run: (_common(run.params, params), run.id))
     return best.metrics["train_tokens_per_second"]
+
+
+def training_rate(runs: Iterable[Run], model: str, device: str, quantization: str | None) -> float | None:
+    """FLOPs per second of the newest finished training of this model on this kind of device, whatever the method.
+
+    Args:
+        quantization: of the base model's weights: unpacking them takes time, so only runs with the same count.
+    """
+    found = [
+        run
+        for run in _trained(runs, model, device)
+        if run.provenance.get("flops_per_token") and run.provenance.get("quantization") == quantization
+    ]
+    if not found:
+        return None
+    newest = max(found, key=lambda run: run.id)
+    return newest.metrics["train_tokens_per_second"] * newest.provenance["flops_per_token"]
+
+
+def _trained(runs: Iterable[Run], model: str, device: str) -> list[Run]:
+    """Finished trainings of the model on this kind of device whose speed is known."""
+    return [
+        run
+        for run in runs
+        if (run.status, run.model) == ("done", model)
+        and run.metrics.get("train_tokens_per_second")
+        and str(run.provenance.get("device", "")).split(":")[0] == device.split(":")[0]
+    ]
 
 
 def _common(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:

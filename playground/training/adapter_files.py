@@ -28,7 +28,7 @@ def save(folder: Path, write: Callable[[Path], None], about: Mapping[str, Any]) 
     with atomic_folder(folder) as partial:
         write(partial)
         files = sorted(partial.rglob("*.safetensors"))
-        digests = {path.relative_to(partial).as_posix(): _digest(path) for path in files}
+        digests = {_place(path, partial): _digest(path) for path in files}
         (partial / ABOUT).write_text(json.dumps({**about, "sha256": digests}, indent=1))
 
 
@@ -54,6 +54,11 @@ def verify(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in expected.items():
         if about.get(name) != value:
             raise AdapterError(f"The adapter was made for {name} {about.get(name)!r}, not for {value!r}.")
+    strangers = sorted(
+        path.name for path in folder.rglob("*.safetensors") if _place(path, folder) not in digests
+    )
+    if strangers:
+        raise AdapterError(f"The adapter's folder holds {strangers[0]}, which no training saved there.")
     for name, digest in digests.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -104,6 +109,10 @@ def tensors(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch
     if not all(torch.isfinite(value).all() for value in found.values()):
         raise AdapterError("The adapter is damaged: it holds numbers that are not finite.")
     return found
+
+
+def _place(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _digest(path: Path) -> str:

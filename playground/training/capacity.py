@@ -1,11 +1,10 @@
 """How much memory a job may take on a device, and how fast the device computes: both measured, in short."""
 
-import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,8 @@ from playground.training.mixed import HALF, product
 Verdict = Literal["fits", "tight", "does not fit"]
 
 TIGHT = 0.85  # above this share of the free memory, an estimate's error may decide
-PROBE_SECONDS = 0.1  # of one probe at least; there are two for each count of threads
+PROBE_SECONDS = 0.15  # of one probe at least; there are two for each count of threads
+FRESH_SECONDS = 60  # a probe's result is used for so long: then the machine may be busier, or idle
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -70,16 +70,22 @@ def verdict(needed: int, free: int | None) -> Verdict | None:
     return "tight" if needed > TIGHT * free else "fits"
 
 
-@cache
 def speed(
     device: str, dtype: torch.dtype, half: bool, threads: tuple[int, ...], rows: int, inner: int, outer: int
 ) -> Speed:
-    """Time a product (rows, inner) × (inner, outer), as large as the model's, for a few hundredths of a second.
+    """Time a product (rows, inner) × (inner, outer), as large as the model's, for a part of a second.
+
+    What counts is what this process gets while others work, too: a training would get no more.
 
     Args:
         half: the product is computed in bfloat16, and rounded and widened around it (``training.mixed``).
         threads: CPU thread counts to try; the best one counts, as in a training.
     """
+    return _speed(device, dtype, half, threads, rows, inner, outer, int(time.monotonic() // FRESH_SECONDS))
+
+
+@lru_cache(maxsize=16)
+def _speed(device, dtype, half, threads, rows, inner, outer, period: int) -> Speed:
     if device.startswith("cuda"):
         return _probe(device, dtype, half, rows, inner, outer)
     before = torch.get_num_threads()
@@ -122,12 +128,15 @@ def _copies(inner: int, outer: int, dtype: torch.dtype) -> int:
 
 
 def _seconds(work: Callable[[torch.Tensor], object], weights: list, wait: Callable[[], None]) -> float:
-    """Seconds of one product when nothing else wants the processor: the shortest of many."""
-    best, start = math.inf, time.perf_counter()
-    while time.perf_counter() - start < PROBE_SECONDS:
+    """Seconds of one product, the mean of all but the first lap: that one makes kernels and touches pages."""
+    laps: list[float] = []
+    start = end = time.perf_counter()
+    while end - start < PROBE_SECONDS:
+        begun = end
         for weight in weights:
-            begun = time.perf_counter()
             work(weight)
-            wait()
-            best = min(best, time.perf_counter() - begun)
-    return best
+        wait()
+        end = time.perf_counter()
+        laps.append((end - begun) / len(weights))
+    counted = laps[1:] or laps
+    return sum(counted) / len(counted)

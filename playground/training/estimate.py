@@ -24,7 +24,8 @@ Time is (all FLOPs from the same dry step)::
     + sampled answers: FLOPs of their prompts / rate, and weights / bandwidth for each new token
 
 where the rate is that of an earlier run of the same method and model here (its tokens per second × FLOPs
-per token), else what a short probe of this machine's matrix products reaches × ``EFFICIENCY``.
+per token), else that of another method's run with this model, else what a short probe of this machine's matrix
+products reaches, as busy as the machine is now, × ``EFFICIENCY``.
 
 Estimated against measured peaks with SmolLM2-135M on a CPU (Linux, one thread): LoRA of all linear layers with
 batch 4 1.66 and 1.67 GB, with batch 8 1.99 and 1.97 GB, of attention alone 1.54 and 1.55 GB, all weights with
@@ -62,6 +63,8 @@ QUANTISED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "nf4-single": 0.5 + 4 / 64, "
 
 SAMPLED = 2_000  # examples that are tokenised for an estimate
 
+Source = Literal["earlier run", "another method's run", "probe"]
+
 CANNOT_RUN = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, LookupError)
 
 
@@ -88,7 +91,8 @@ class Estimate:
 
     ``tokens`` go through the model in the whole training, forwards and backwards. ``examples`` are used,
     ``left_out`` are too long. Counts are exact (of more than ``SAMPLED`` examples: scaled up from a
-    part); ``memory`` and ``seconds`` (training, dev losses and samples) are estimates. ``speed`` says where the seconds come from. ``dry`` is False where the model does
+    part); ``memory`` and ``seconds`` (training, dev losses and samples) are estimates. ``speed`` says where the
+    seconds come from, ``flops_per_token`` counts forward and backward. ``dry`` is False where the model does
     not run without weights, and a formula for Llama-type layers stood in. ``free`` are the bytes that the
     device has left (None = unknown), and ``verdict`` compares; ``advice`` says what to lower, "" = nothing.
     """
@@ -105,7 +109,8 @@ class Estimate:
     memory: Memory
     seconds: float
     tokens_per_second: float
-    speed: Literal["earlier run", "probe"]
+    flops_per_token: float
+    speed: Source
     dry: bool
     free: int | None
     verdict: Verdict | None
@@ -142,6 +147,7 @@ def estimate(
     device: str = "cpu",
     quantization: str | None = None,
     tokens_per_second: float | None = None,
+    flops_per_second: float | None = None,
 ) -> Estimate:
     """What training would take.
 
@@ -150,6 +156,7 @@ def estimate(
         wrap: adds what is trained, as the method does for real, short cuts included.
         quantization: of the base model's linear layers: "nf4", "int8" or None.
         tokens_per_second: training speed measured before, on this machine with this method and model.
+        flops_per_second: the same of another method with this model; used where the first is not known.
     """
     plan = work.plan
     config, dtype = model.config.get_text_config(), model.dtype
@@ -176,10 +183,10 @@ def estimate(
     tokens = round(_tokens(kept, plan) * times) if kept else 0
     threads = capacity.thread_counts(plan.threads or 0)
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
-    rate = tokens_per_second * run.flops if tokens_per_second and run.flops else measured.flops * EFFICIENCY
-    optimiser = plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
-    training = tokens * run.flops / rate + times * run.below_flops / rate
-    training += 0 if tokens_per_second else optimiser  # an earlier run's speed has it already
+    source, rate = _rate(run.flops, tokens_per_second, flops_per_second, measured)
+    training = (tokens * run.flops + times * run.below_flops) / rate
+    if source != "earlier run":  # such a run's speed has the optimiser in it already
+        training += plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
     free = capacity.free_memory(device)
     verdict = capacity.verdict(memory.total, free)
     return Estimate(
@@ -195,12 +202,24 @@ def estimate(
         memory=memory,
         seconds=training + _looking(work, dev, run.forward_flops, rate, stored / measured.bytes),
         tokens_per_second=tokens / training if training else 0.0,
-        speed="earlier run" if tokens_per_second else "probe",
+        flops_per_token=run.flops,
+        speed=source,
         dry=run.dry,
         free=free,
         verdict=verdict,
         advice=_advice(memory, plan) if verdict in ("tight", "does not fit") else "",
     )
+
+
+def _rate(
+    flops: float, tokens_per_second: float | None, flops_per_second: float | None, measured: capacity.Speed
+) -> tuple[Source, float]:
+    """Where the speed is taken from, and FLOPs per second; ``flops`` are those of a token."""
+    if tokens_per_second and flops:
+        return "earlier run", tokens_per_second * flops
+    if flops_per_second:
+        return "another method's run", flops_per_second
+    return "probe", measured.flops * EFFICIENCY
 
 
 def part(items: Sequence[Item]) -> Sequence[Item]:

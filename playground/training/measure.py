@@ -1,8 +1,11 @@
 """What a piece of work cost: seconds, peak memory, bytes on disk. Not measurable means None."""
 
+import ctypes
+import gc
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -30,7 +33,8 @@ class PeakMemory:
     """Highest memory in use inside a ``with`` block, in bytes, or None where it cannot be measured.
 
     On CUDA the allocator's own counters, on Linux the process's resident set: writing 5 to
-    /proc/self/clear_refs sets VmHWM back to the present size (proc(5)). Blocks must not be nested.
+    /proc/self/clear_refs sets VmHWM back to the present size (proc(5)). What earlier work has freed and the
+    allocator kept is given back first: the block is not charged for it. Blocks must not be nested.
 
     Args:
         device: "cpu", "cuda", "cuda:1" …
@@ -67,6 +71,9 @@ def _reset_cuda(device: str) -> bool:
 
 
 def _reset_resident() -> bool:
+    gc.collect()
+    with suppress(OSError, AttributeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:  # another system, or a container that forbids it: not measured

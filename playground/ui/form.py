@@ -50,38 +50,33 @@ class Form:
             return error
         return None
 
-    def verdicts(
-        self, values: dict[str, Any], settings: Settings, inputs: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """What ``validator=`` wants: one verdict for each input, in the order of ``inputs``.
+    def allowed(self, values: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
+        """What ``validator=`` wants: one verdict for each of ``values``; the action runs if all are good.
 
-        A wrong field is marked with its message; so is the task where the parameters do not fit it.
+        Without words: Gradio would take its own mark at a field away at any other answer that has to do with it.
         """
-        error = self.wrong(values, settings)
-        field = error.field if error and error.field in inputs else inputs[0]
-        return [
-            gr.validate(error is None or name != field, str(error) if error and name == field else "")
-            for name in inputs
-        ]
+        good = self.wrong(values, settings) is None
+        return [gr.validate(good, "") for _ in values]
 
     def guard(
         self, button: gr.Button, inputs: dict[str, Component], problem: gr.HTML, settings: Settings
     ) -> tuple[Dependency, Callable[..., list[dict[str, Any]]]]:
-        """Say beside the button, too, what is wrong: the field may be out of sight.
+        """Say beside the button what is wrong, and mark the field: one of both may be out of sight.
 
-        Returns: the event after which the button's own action comes (``.then``: any later answer
-        would clear the mark at the field), and that action's ``validator=``.
+        Returns: the event after which the button's own action comes, by ``.then``, and that action's ``validator=``.
         """
 
         def tell(**values):
             error = self.wrong(values, settings)
-            return notice(str(error), "bad") if error else gr.skip()
+            if error is None:
+                return gr.skip()
+            return notice(str(error), "bad", field_id(self.method.id, error.field or ""))
 
         told = button.click(
             tell, inputs_kwargs=inputs, outputs=problem,
             api_visibility="private", show_progress="hidden", queue=False,
         )  # fmt: skip
-        return told, lambda **values: self.verdicts(values, settings, list(inputs))
+        return told, lambda **values: self.allowed(values, settings)
 
 
 def build(method: Method, skip: Sequence[str] = ()) -> Form:
@@ -101,6 +96,11 @@ def build(method: Method, skip: Sequence[str] = ()) -> Form:
     return form
 
 
+def field_id(method_id: str, name: str) -> str:
+    """The id of a parameter's field on the page."""
+    return f"{method_id}-field-{name}"
+
+
 def control(spec: FieldSpec, method_id: str) -> Component:
     """The component for one parameter of a method.
 
@@ -108,7 +108,7 @@ def control(spec: FieldSpec, method_id: str) -> Component:
     be right, in one wording for the page, the command line and the API.
     """
     common = {"label": spec.label, "info": spec.help, "min_width": 220, "interactive": True}
-    common["elem_id"] = f"{method_id}-field-{spec.name}"
+    common["elem_id"] = field_id(method_id, spec.name)
     if spec.kind == "boolean":
         return gr.Checkbox(spec.default, **common)
     if spec.kind == "choice":

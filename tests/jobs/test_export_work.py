@@ -1,6 +1,7 @@
 """What finished runs are taken away as: it loads elsewhere, and answers as the run did."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -233,6 +234,15 @@ def test_a_damaged_adapter_is_not_passed_on(home, tmp_path):
         with pytest.raises(AdapterError, match="damaged"):
             made(home, run, form, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pickles_beside_the_adapter_are_not_passed_on(home, runs, tmp_path):
+    run = home.run("lora", epochs=1, rank=3)
+    adapter = local.run_folder(home.settings, run.id) / "adapter"
+    for name in ("adapter_model.bin", "optimizer.pt", "training_args.bin"):
+        (adapter / name).write_bytes(pickle.dumps(Path))
+    names = {path.name for path in made(home, run, "adapter", tmp_path / "out").iterdir()}
+    assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors", "playground.json"}
 
 
 def test_what_cannot_be_exported_is_refused_before_any_work(home, run, tmp_path):

@@ -23,11 +23,13 @@ def model(tmp_path):
     return catalogue.model(str(tmp_path / "model"))
 
 
-def finished(store, model, speed):
-    filing = Filing("k", "lora", LoRAParams().model_dump(mode="json"), model.id, "colours")
+def finished(store, model, speed, method="lora", **facts):
+    filing = Filing(method, method, LoRAParams().model_dump(mode="json"), model.id, "colours")
     run = store.submit(filing)
     store.transition(run.id, "running", expect={"queued"})
-    store.append(run.id, [Event.provenance(device="cpu"), Event.metric("train_tokens_per_second", speed)])
+    store.append(
+        run.id, [Event.provenance(device="cpu", **facts), Event.metric("train_tokens_per_second", speed)]
+    )
     store.finish(run.id, "done")
 
 
@@ -39,6 +41,14 @@ def test_an_earlier_run_gives_the_speed(settings, store, model):
     second = forecast(LoRA(), LoRAParams(), tiny.task(), model, settings, store)
     assert second.speed == "earlier run" and second.tokens_per_second == pytest.approx(123)
     assert second.memory == first.memory
+
+
+def test_another_methods_run_gives_the_speed_of_a_first_one(settings, store, model):
+    settings = replace(settings, threads=1)
+    finished(store, model, 1000.0, "full", flops_per_token=5e3)
+    told = forecast(LoRA(), LoRAParams(), tiny.task(), model, settings, store)
+    assert told.speed == "another method's run"
+    assert 0 < told.tokens_per_second < 5e6 / told.flops_per_token
 
 
 def test_what_trains_nothing_has_no_forecast(settings, store, model):

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -155,6 +157,20 @@ def test_pickled_weights_are_never_opened(copy, tmp_path):
     (copy / "adapter_model.safetensors").write_bytes(pickle.dumps(Evil()))
     refuse(copy, "damaged")
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.bin", "optimizer.pt", "trainer_state.json", "training_args.bin"]
+)
+def test_pickles_beside_the_weights_are_left_alone(copy, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    (copy / name).write_bytes(pickle.dumps(Path))
+    LoRA().restore(PARAMS, context(copy.parent))
+
+
+def test_weights_that_no_training_saved_there_are_refused(copy):
+    shutil.copy(copy / "adapter_model.safetensors", copy / "other.safetensors")
+    refuse(copy, "holds other.safetensors, which no training saved")
 
 
 def test_adapter_of_another_model_is_refused(copy):

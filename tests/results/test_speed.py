@@ -6,7 +6,7 @@ import pytest
 
 from playground.results import comparison
 from playground.results.runs import Run
-from playground.results.speed import estimate_errors, training_speed
+from playground.results.speed import estimate_errors, training_rate, training_speed
 
 RUN = Run(1, "k", "lora", {"rank": 8, "epochs": 5}, "tiny", "t", 0, None, None, "done")
 
@@ -40,6 +40,24 @@ def test_runs_of_another_kind_do_not(other):
 
 def test_gpus_are_one_kind():
     assert training_speed([run(1, 5.0, provenance={"device": "cuda"})], "lora", "tiny", {}, "cuda:0") == 5.0
+
+
+def test_the_rate_of_the_newest_run_of_any_method():
+    def counted(id, speed, flops, **changes):
+        return run(
+            id, speed, provenance={"device": "cpu", "flops_per_token": flops, **changes}, method=f"m{id}"
+        )
+
+    runs = [
+        counted(1, 10.0, 7.0),
+        counted(3, 20.0, 5.0),
+        run(4, 99.0),
+        counted(5, 50.0, 5.0, quantization="nf4"),
+    ]
+    assert training_rate(runs, "tiny", "cpu", None) == 100.0
+    assert training_rate(runs, "tiny", "cpu", "nf4") == 250.0
+    assert training_rate(runs, "other", "cpu", None) is None
+    assert training_rate(runs, "tiny", "cuda", None) is None
 
 
 def test_errors_are_shares_of_the_measured():

@@ -4,6 +4,7 @@ import psutil
 import pytest
 import torch
 
+from playground.training import capacity
 from playground.training.capacity import free_memory, speed, thread_counts, verdict
 
 
@@ -56,6 +57,41 @@ def test_the_probe_measures_and_leaves_the_threads_as_they_were():
     assert found.flops > 1e6 and found.bytes > 1e6
     assert torch.get_num_threads() == before
     assert speed("cpu", torch.float32, False, (1,), 16, 32, 48) is found
+
+
+def test_what_others_take_of_the_processor_counts(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(capacity.time, "perf_counter", lambda: clock[0])
+
+    def work(weight):
+        clock[0] += weight
+
+    quiet = capacity._seconds(work, [0.01], lambda: None)
+    busy = capacity._seconds(work, [0.01, 0.03], lambda: None)  # every second product waits for its turn
+    assert (quiet, busy) == (pytest.approx(0.01), pytest.approx(0.02))
+
+
+def test_the_first_lap_is_left_out_where_there_are_more(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(capacity.time, "perf_counter", lambda: clock[0])
+    lengths = iter([0.05] + [0.01] * 50)
+
+    def work(_):
+        clock[0] += next(lengths)
+
+    assert capacity._seconds(work, [None], lambda: None) == pytest.approx(0.01)
+    lengths = iter([9.0])
+    assert capacity._seconds(work, [None], lambda: None) == pytest.approx(9.0)
+
+
+def test_a_speed_is_measured_anew_after_a_while(monkeypatch):
+    at = [1000.0]
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: at[0])
+    how = ("cpu", torch.float32, False, (1,), 16, 32, 64)
+    first = speed(*how)
+    assert speed(*how) is first
+    at[0] += capacity.FRESH_SECONDS
+    assert speed(*how) is not first
 
 
 def test_thread_counts():

@@ -176,6 +176,15 @@ def test_time_comes_from_an_earlier_run_or_a_probe_and_says_which(guess, make_ex
     assert told.seconds == pytest.approx(told.tokens / 10)
 
 
+def test_another_methods_run_gives_the_speed_where_this_method_has_none(guess, make_examples):
+    every = guess(make_examples(), wrap=full, flops_per_second=1e6)
+    few = guess(make_examples(), flops_per_second=1e6)
+    assert every.speed == few.speed == "another method's run"
+    assert few.tokens_per_second < 1e6 / few.flops_per_token  # and the optimiser
+    assert few.tokens_per_second > every.tokens_per_second  # all weights' gradients cost more
+    assert guess(make_examples(), flops_per_second=1e6, tokens_per_second=10.0).speed == "earlier run"
+
+
 def test_dev_losses_take_time_too(guess, make_examples):
     without = guess(make_examples(), tokens_per_second=10.0)
     with_dev = guess(make_examples(), tokens_per_second=10.0, dev=make_examples(6, seed=1))

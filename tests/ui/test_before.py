@@ -33,6 +33,7 @@ TOLD = Estimate(
     memory=MEMORY,
     seconds=200.0,
     tokens_per_second=185.0,
+    flops_per_token=5e8,
     speed="probe",
     dry=True,
     free=19 * 10**9,
@@ -58,6 +59,11 @@ def test_the_card_says_where_the_time_is_from():
     assert "from an earlier run of this method and model here, at 185.0 tokens/s" in estimate.card(
         told, "m", "t"
     )
+    told = replace(TOLD, speed="another method's run")
+    assert "another method&#x27;s run with this model here: about 185.0 tokens/s" in estimate.card(
+        told, "m", "t"
+    )
+    assert "as busy as it is now: about 185.0 tokens/s" in estimate.card(TOLD, "m", "t")
     assert "from a formula" in estimate.card(replace(TOLD, dry=False), "m", "t")
 
 

@@ -67,6 +67,25 @@ def test_a_rank_that_saves_nothing_is_said():
     assert "fewer, " in explain.count(10, 10, 4)
 
 
+def rectangles(html):
+    """(width, height) of W, A and B as they are drawn."""
+    return [
+        tuple(map(float, size)) for size in re.findall(r'<rect .*?width="([\d.]+)" height="([\d.]+)"', html)
+    ]
+
+
+def test_the_matrices_are_drawn_to_scale():
+    html = explain.count(400, 1_000, 100)
+    assert rectangles(html) == [(150.0, 60.0), (15.0, 60.0), (150.0, 15.0)]
+    assert "Drawn to scale." in html
+
+
+def test_strips_too_thin_to_be_seen_are_drawn_thicker_and_it_is_said():
+    html = explain.count(10_000, 10_000, 32)
+    assert rectangles(html) == [(150.0, 150.0), (2.0, 150.0), (150.0, 2.0)]
+    assert "but the strips 4.2 times too thick" in html
+
+
 @pytest.mark.parametrize("wrong", [None, 0, -1, 2.5, float("nan"), float("inf"), 1e12])
 def test_a_size_that_cannot_be_is_refused(wrong):
     with pytest.raises(InvalidInput, match="k must be a whole number"):

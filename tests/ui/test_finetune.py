@@ -53,6 +53,18 @@ def test_curves_of_the_newest_trained_run_stay_while_another_waits(session):
     assert f"Run #{waiting.id} has no curves" in look.lane(session)
 
 
+def test_the_estimate_stands_beside_what_was_measured(session):
+    told = [("estimated_peak_bytes", 1.1e9), ("estimated_adapt_seconds", 60.0)]
+    now = run(session, "a", curve=[1.0], status="running", metrics=told)
+    assert "estimated 1.1 GB; not measured yet" in Look.at(session, "lora").lane(session)
+    measured = [Event.metric("adapt_peak_bytes", 1e9), Event.metric("adapt_seconds", 80.0)]
+    session.store.append(now.id, measured)
+    session.store.finish(now.id, "done")
+    lane = Look.at(session, "lora").lane(session)
+    assert "estimated 1.1 GB; measured 1 GB, error +10 %" in lane
+    assert "estimated 60 s; measured 1 min 20 s, error -25 %" in lane
+
+
 def test_the_running_run_is_shown_even_before_its_first_step(session):
     run(session, "a", curve=[1.5, 0.5])
     now = run(session, "b", status="running")

@@ -69,19 +69,14 @@ def test_every_registered_method_gets_a_form_with_all_its_parameters():
         assert set(built.fields) == set(method.Params.model_fields)
 
 
-def test_a_wrong_value_is_marked_at_its_field_only(many):
-    values = {spec.name: spec.default for spec in ManyParams.fields()} | {"big": 0}
-    names = list(many.fields)
-    verdicts = dict(zip(names, many.verdicts(values, Settings(), names), strict=True))
-    assert [name for name in names if not verdicts[name]["is_valid"]] == ["big"]
-    assert "between 1 and 4096" in verdicts["big"]["message"]
-
-
-def test_right_values_pass(many):
+def test_a_wrong_value_keeps_the_action_from_running(many):
     values = {spec.name: spec.default for spec in ManyParams.fields()}
-    names = list(many.fields)
-    assert all(verdict["is_valid"] for verdict in many.verdicts(values, Settings(), names))
+    assert all(verdict["is_valid"] for verdict in many.allowed(values, Settings()))
     assert many.params(values) == values
+    wrong = values | {"big": 0}
+    assert not any(verdict["is_valid"] for verdict in many.allowed(wrong, Settings()))
+    assert many.wrong(wrong, Settings()).field == "big"
+    assert "between 1 and 4096" in str(many.wrong(wrong, Settings()))
 
 
 def test_an_emptied_number_is_refused(many):
@@ -113,7 +108,6 @@ def test_k_above_the_pool_is_refused_at_its_field(few_shot, monkeypatch):
     few = replace(desk, train=desk.train[:6])
     monkeypatch.setattr(form.tasks, "task", lambda id, settings: few)
     assert built.wrong(values | {"k": 6}, Settings()) is None
-    verdicts = built.verdicts(values | {"k": 7}, Settings(), ["task", "k", "order"])
-    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, True]
-    message = "k is 7, but “Support desk” has only 6 training examples. Choose at most 6."
-    assert verdicts[1]["message"] == message
+    error = built.wrong(values | {"k": 7}, Settings())
+    assert error.field == "k"
+    assert str(error) == "k is 7, but “Support desk” has only 6 training examples. Choose at most 6."

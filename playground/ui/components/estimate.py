@@ -19,6 +19,11 @@ PARTS = (
     ("activations", "Activations"),
     ("runtime", "Program"),
 )
+SPEEDS = {
+    "earlier run": "Time from an earlier run of this method and model here, at {}.",
+    "another method's run": "Time from another method's run with this model here: about {}.",
+    "probe": "Time from a short probe of this machine, as busy as it is now: about {}. The first run will tell better.",
+}
 TONES = {"fits": "good", "tight": "warn", "does not fit": "bad", None: "info"}
 
 
@@ -92,11 +97,7 @@ def memory(told: "Estimate") -> str:
 
 
 def _sources(told: "Estimate") -> str:
-    speed = text(told.tokens_per_second, "tokens/s")
-    if told.speed == "earlier run":
-        words = f"Time from an earlier run of this method and model here, at {speed}."
-    else:
-        words = f"Time from a short probe of this machine, about {speed} when nothing else runs; the first run will tell better."
+    words = SPEEDS[told.speed].format(text(told.tokens_per_second, "tokens/s"))
     words += (
         " Memory from one step run without weights."
         if told.dry

@@ -14,6 +14,18 @@ A: Matrix = [[1, 0], [0, 1], [1, -1], [0.5, 2]]
 B: Matrix = [[1, 0, -1, 0, 2], [0, 1, 0.5, -1, 0]]
 LARGEST = 1e6  # of a number in the small matrices
 
+# d, n, k of matrices that people meet, for the counter
+SIZES = {
+    "The guide's case": (10_000, 10_000, 32),
+    "An MLP layer of SmolLM2 135M": (576, 1_536, 8),
+    "An MLP layer of Llama 3 8B": (4_096, 14_336, 16),
+}
+SIDE, THIN, GAP = (
+    150,
+    2,
+    74,
+)  # of the drawing to scale, in its own units: longest side, thinnest strip, between them
+
 
 def low_rank(w0: Sequence, a: Sequence, b: Sequence, scale: float) -> str:
     """W = W0 + λ · A · B with every number drawn, coloured by sign and size.
@@ -38,7 +50,8 @@ def low_rank(w0: Sequence, a: Sequence, b: Sequence, scale: float) -> str:
         f"{_heat('W₀', w0, top, 'frozen')}<span>+</span>{_heat('λ · A · B', update, top, 'trained')}"
         f"<span>=</span>{_heat('W', whole, top, '')}</div>"
         f'<p class="pg-muted">A and B hold {d} · {k} + {k} · {n} = {k * (d + n)} numbers, W₀ holds {d * n}. '
-        f"Every row of λ · A · B is a mixture of B's {k} rows: that is what “rank {k}” means.</p>"
+        f"Every row of λ · A · B is a mixture of B's {k} rows: that is what “rank {k}” means. "
+        "The paper and its files call the left matrix B and the right one A; the product is the same.</p>"
     )
 
 
@@ -103,7 +116,43 @@ def count(d: float | None, n: float | None, k: float | None) -> str:
         (("Whole matrix, d · n", f"{full:,}"), ("LoRA, k · (d + n)", f"{thin:,}"), ("Trained", less))
     )
     share = min(1.0, thin / full)
-    return f'{shown}<div class="pg-part" role="img" aria-label="{safe(less)}"><i style="width:{share * 100:.3f}%"></i></div>'
+    part = f'<div class="pg-part" role="img" aria-label="{safe(less)}"><i style="width:{share * 100:.3f}%"></i></div>'
+    return f"{shown}{part}{_to_scale(d, n, k)}"
+
+
+def _to_scale(d: int, n: int, k: int) -> str:
+    """The whole matrix beside A and B, as large as they are to each other; too thin ones are drawn thicker."""
+    scale = SIDE / max(d, n)
+    width, height, strip = (max(THIN, size * scale) for size in (n, d, k))
+    left_a = width + GAP
+    left_b = left_a + strip + GAP
+    parts = (
+        _matrix("ΔW", f"{d:,} × {n:,}", "pg-whole", 0, width, height),
+        _matrix("A", f"{d:,} × {k:,}", "pg-strip-of", left_a, strip, height),
+        _matrix("B", f"{k:,} × {n:,}", "pg-strip-of", left_b, width, strip),
+    )
+    signs = "".join(
+        f'<text class="pg-sign" x="{at:.1f}" y="{SIDE / 2 + 5:.0f}">{sign}</text>'
+        for at, sign in ((width + GAP / 2, "="), (left_a + strip + GAP / 2, "·"))
+    )
+    words = "Drawn to scale"
+    if k * scale < THIN:
+        words += f", but the strips {THIN / (k * scale):,.1f} times too thick: else nobody could see them"
+    side = 40  # room for the words below a thin strip at the edge
+    box = f"{-side} 0 {left_b + width + 2 * side:.0f} {SIDE + 44}"
+    return (
+        f'<figure class="pg-shapes"><svg viewBox="{box}" style="max-width:{left_b + width + 2 * side:.0f}px" role="img" '
+        f'aria-label="ΔW, A and B to scale">{"".join(parts)}{signs}</svg><figcaption>{safe(words)}.</figcaption></figure>'
+    )
+
+
+def _matrix(name: str, size: str, kind: str, left: float, width: float, height: float) -> str:
+    middle, top = left + width / 2, (SIDE - height) / 2
+    return (
+        f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1"/>'
+        f'<text x="{middle:.1f}" y="{SIDE + 18}"><tspan class="pg-name">{name}</tspan>'
+        f'<tspan x="{middle:.1f}" dy="16">{size}</tspan></text>'
+    )
 
 
 def _whole(value: float | None, name: str) -> int:

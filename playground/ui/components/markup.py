@@ -13,9 +13,10 @@ def safe(value: Any) -> str:
     return html.escape("" if value is None else str(value)).translate(_TEMPLATE)
 
 
-def notice(text: str, tone: str = "info") -> str:
-    """A sentence in a box. ``tone`` is "info", "good", "warn" or "bad"."""
-    return f'<div class="pg-notice pg-{safe(tone)}" role="status">{safe(text)}</div>' if text else ""
+def notice(text: str, tone: str = "info", field: str = "") -> str:
+    """A sentence in a box. ``tone`` is "info", "good", "warn" or "bad"; ``field`` the id of a field to mark with it."""
+    marks = f' data-field="{safe(field)}"' if field else ""
+    return f'<div class="pg-notice pg-{safe(tone)}" role="status"{marks}>{safe(text)}</div>' if text else ""
 
 
 def bar(share: float | None, tone: str = "", label: str = "") -> str:

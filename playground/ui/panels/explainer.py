@@ -30,6 +30,9 @@ def build() -> None:
         d = gr.Number(10_000, label="d (rows)", min_width=110, step=1, elem_id="lora-d")
         n = gr.Number(10_000, label="n (columns)", min_width=110, step=1, elem_id="lora-n")
         k = gr.Number(32, label="k (rank)", min_width=110, step=1, elem_id="lora-k")
+    with gr.Row(elem_classes="pg-buttons"):
+        for words, size in explain.SIZES.items():
+            gr.Button(words, size="sm").click(lambda size=size: size, None, [d, n, k], queue=False, **QUICK)
     counted = gr.HTML(explain.count(10_000, 10_000, 32), elem_id="lora-count")
 
     gr.on(

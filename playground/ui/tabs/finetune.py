@@ -16,8 +16,8 @@ from playground.methods.registry import method
 from playground.results.comparison import text as shown_value
 from playground.results.runs import ACTIVE, FINISHED, Run
 from playground.ui import form
+from playground.ui.components import estimate, run_card, sweep_view
 from playground.ui.components import live as training
-from playground.ui.components import run_card, sweep_view
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.panels import before, chat, explainer, export, items
@@ -416,7 +416,7 @@ class Look:
         return [*self.events, Event("progress", now)] if now else list(self.events)
 
     def lane(self, session: Session) -> str:
-        """The run's card, and which run the curves below it are of where that is another one."""
+        """The run's card, its estimate beside what was measured, and which run the curves below are of if another."""
         if self.run is None:
             return empty(
                 "No training yet", "Press “Start training”: curves and answers appear here as it goes."
@@ -427,7 +427,10 @@ class Look:
                 f'<p class="pg-muted">Run #{self.run.id} has no curves; below are those of the newest run that has:</p>'
                 + run_card.card(session, self.curves, actions=False)
             )
-        return run_card.card(session, self.run, actions=False) + other
+        foretold = estimate.beside(self.run.metrics)
+        if foretold:
+            foretold = f'<h4 class="pg-small-head">Estimated and measured</h4>{foretold}'
+        return run_card.card(session, self.run, actions=False) + foretold + other
 
 
 def _on_curve(event: Event) -> bool:
