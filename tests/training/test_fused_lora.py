@@ -19,7 +19,7 @@ def with_lora(model, **changes):
 
 
 def loss_and_gradients(model, examples):
-    (row,) = pack(examples, 5, 1000, torch.device("cpu"), torch.float32)
+    (row,) = pack(examples, 5, 1000, torch.device("cpu"), torch.float64)
     model.zero_grad(set_to_none=True)
     loss = row_loss(model, row)
     loss.backward()
@@ -28,7 +28,8 @@ def loss_and_gradients(model, examples):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_same_loss_and_gradients_as_peft(make_model, make_examples, bias):
-    model, examples = with_lora(make_model(attention_bias=bias, mlp_bias=bias)), make_examples()
+    # float64: in float32 the order of summing up, which differs by processor, shows
+    model, examples = with_lora(make_model(attention_bias=bias, mlp_bias=bias)).double(), make_examples()
     wanted, theirs = loss_and_gradients(model, examples)
     assert fuse(model) == 2 * 7
     found, ours = loss_and_gradients(model, examples)
