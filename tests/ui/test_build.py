@@ -80,7 +80,7 @@ def test_the_page_has_its_tabs(page):
     own = [label for id, label in build.OWN_TABS.items() if id in trained]
     more = ["More PEFT"] if set(trained) - set(build.OWN_TABS) else []
     images = [label for label, _, members in build.IMAGE_TABS.values() if set(members) & set(methods())]
-    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, *images, "Compare", "Runs"]
+    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, *images, "Compare", "Try", "Runs"]
 
 
 def stand_in(id):
@@ -344,3 +344,26 @@ def test_a_stopped_run_is_no_alarm(session):
     assert '<p class="pg-reason pg-cancelled">Stopped by hand.</p>' in card
     assert "40 of 200 test items" in card
     assert "pg-bad" not in runs.details(session, run.id)
+
+
+def test_the_page_tells_nobody_what_was_true_while_it_was_built(session):
+    """A page built while the starter model is fetched is served long after that."""
+    session.starter.state = StarterState("Fetching", 1, 2)
+    page = build.page(session)
+    assert not next(block for block in page.blocks.values() if block.elem_id == "starter").value
+
+
+def test_questions_are_there_to_begin_with(page):
+    found = {block.elem_id: block for block in page.blocks.values()}
+    assert found["few-shot-question"].value
+    assert found["rag-question"].value
+
+
+def test_before_the_first_race_the_recorded_one_is_shown(session):
+    shown = start.race(session, None)
+    assert "No race yet" in shown
+    assert "A race that was recorded" in shown
+    for title in ("Zero-shot", "Few-shot", "RAG", "LoRA"):
+        assert f"<b>{title}</b>" in shown
+    run = file_run(session, group="g9")
+    assert "race that was recorded" not in start.race(session, run.group)
