@@ -36,6 +36,7 @@ from playground.data.chunks import Chunk, chunks
 from playground.data.tasks import Document
 from playground.errors import InvalidInput, QueueError, StoreError
 from playground.events import Event
+from playground.retrieval import expansion
 from playground.retrieval.fusion import maximal_marginal_relevance, reciprocal_rank_fusion, score_fusion
 from playground.retrieval.lexical import Lexicon
 
@@ -303,6 +304,16 @@ class Index:
                 )
                 for row, query in enumerate(queries)
             ]
+
+    def expanded(self, queries: Sequence[str], mode: Mode = "hybrid") -> list[str]:
+        """The questions with words of the passages that a first search finds; see ``expansion``."""
+        found = self.search_many(queries, expansion.PASSAGES, mode)
+        with self._guard:
+            rarity = self._words().rarity
+        return [
+            expansion.expanded(query, [(passage.text, passage.score) for passage in passages], rarity)
+            for query, passages in zip(queries, found, strict=True)
+        ]
 
     def _near(self, vectors: np.ndarray, k: int) -> list[dict[int, float]]:
         """For each vector the nearest rows by Chroma, best first, with their cosine."""

@@ -11,7 +11,7 @@ import pytest
 from playground.data.tasks import Document, Evidence, Item, Task
 from playground.errors import AdapterError, InvalidParams
 from playground.methods.base import Context
-from playground.methods.rag import RAG, RAGParams
+from playground.methods.rag import RAG, RAGParams, queries
 
 TEXT = "# Fares\n\nA single ticket costs six pounds.\n\n# Dogs\n\nDogs travel free on every boat."
 DOG = Evidence("rules", TEXT.index("Dogs travel"), len(TEXT))
@@ -133,6 +133,20 @@ def test_how_many_worked_examples_is_a_parameter(tmp_path):
         adapted, _ = adapt(tmp_path / str(count), WORKED, k=1, worked=count)
         [prompt] = adapted.prompts(["Do dogs travel free?"])
         assert len(prompt.messages) == 2 + 2 * count
+
+
+def test_with_feedback_words_of_the_first_passages_are_searched_for_too(tmp_path):
+    from playground.retrieval.store import Index
+
+    asked = "Do dogs travel free?"
+    adapted, _ = adapt(tmp_path, FREE, k=1, mode="lexical", expansion="feedback")
+    assert adapted.prompts([asked])[0].passages[0]["text"] == "Dogs travel free on every boat."
+    del adapted  # it has the index open
+    index = Index.shared(tmp_path / "index", WordEmbedder())
+    [query] = queries(index, [asked], RAGParams(mode="lexical", expansion="feedback"))
+    assert query.startswith(f"{asked} ")
+    assert "boat" in query.split()
+    assert queries(index, [asked], RAGParams()) == [asked]
 
 
 def test_one_batch_keeps_the_order(tmp_path):
