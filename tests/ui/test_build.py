@@ -19,7 +19,7 @@ from playground.methods.registry import methods
 from playground.results.runs import Filing
 from playground.settings import ASSETS, Settings
 from playground.ui import build, messages, theme
-from playground.ui.components import charts, markup, passages, run_card, technique_map
+from playground.ui.components import charts, markup, passages, run_card, table, technique_map
 from playground.ui.starter import StarterState
 from playground.ui.tabs import compare, runs, start
 
@@ -367,3 +367,18 @@ def test_before_the_first_race_the_recorded_one_is_shown(session):
         assert f"<b>{title}</b>" in shown
     run = file_run(session, group="g9")
     assert "race that was recorded" not in start.race(session, run.group)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.03, 0.06), (0.41, 0.44), (1.0, 1000.0), (0.5, 0.5)])
+def test_a_logarithmic_axis_has_marks_however_near_the_values_are(low, high):
+    drawn = charts.scatter(
+        [charts.Point("a", low, 0.5), charts.Point("b", high, 0.6)], "Cost", "Quality", True
+    )
+    assert drawn.count('text-anchor="middle"') >= 1 + 1  # one is the axis's name
+
+
+def test_every_column_is_explained_on_the_page():
+    told = table.legend()
+    for head in (*table.SHORT.values(), *table.DRAWN.values(), "Against zero-shot", "Valid"):
+        assert f"<dt>{head}</dt>" in told
+    assert "<dd></dd>" not in told

@@ -23,7 +23,7 @@ def race() -> str:
     return (
         '<section class="pg-reference"><h4 class="pg-small-head">A race that was recorded</h4>'
         f'<p class="pg-muted">{safe(figure["what"])}: {safe(text(figure["ours"], figure["unit"]))} in all '
-        f"({safe(body['machine'])}, {safe(body['date'])}). The lines are 95 % intervals.</p>"
+        f"({safe(body['date'])}, on {safe(body['machine'])}). The lines are 95 % intervals.</p>"
         f'<div class="pg-lanes">{"".join(_lane(row) for row in body["race"])}</div></section>'
     )
 

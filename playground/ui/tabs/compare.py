@@ -73,9 +73,9 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             value="newest", label="Runs", min_width=160,
         )  # fmt: skip
     main = gr.HTML(js_on_load=CLICKS + EDGES, elem_id="comparison")
-    detail = gr.HTML(js_on_load=CLICKS + EDGES + FOLDS, elem_id="answers")
     with gr.Accordion("What the columns mean", open=False, elem_id="columns"):
         gr.HTML(table.legend())
+    detail = gr.HTML(js_on_load=CLICKS + EDGES + FOLDS, elem_id="answers")
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(min_width=300, elem_classes="pg-panel"):
             about_cost = gr.HTML(heading(*ABOUT_COST["text"], 3))
