@@ -58,8 +58,8 @@ class RAGParams(Params):
     expansion: Literal["none", "feedback"] = parameter(
         "none",
         "Query expansion",
-        "none: search for the question alone; feedback: search a second time, also for the words that mark the "
-        "passages found first.",
+        "none: search for the question alone; feedback: search a second time, also for what marks the passages "
+        "found first. The test bench on the page shows whether it helps.",
     )
     chunk_tokens: int = parameter(
         60,
@@ -169,14 +169,9 @@ class RAG(Method):
         return _adapted(params, context, index)
 
 
-def queries(index: "Index", inputs: Sequence[str], params: RAGParams) -> list[str]:
-    """What is searched for: the inputs, expanded where the parameters say so."""
-    return index.expanded(inputs, params.mode) if params.expansion == "feedback" else list(inputs)
-
-
 def search(index: "Index", inputs: Sequence[str], k: int, params: RAGParams) -> list[list["Passage"]]:
     """The passages for each input, as the parameters say: expanded or not, by which search, how varied."""
-    return index.search_many(queries(index, inputs, params), k, params.mode, params.diversity)
+    return index.search_many(inputs, k, params.mode, params.diversity, params.expansion == "feedback")
 
 
 def question(passages: Sequence["Passage"], input: str, input_name: str) -> str:

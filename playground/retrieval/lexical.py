@@ -62,8 +62,16 @@ class Lexicon:
             return np.zeros(self._size, dtype=np.float32)
         return self._index.get_scores(known)
 
-    def search(self, query: str, k: int) -> list[tuple[int, float]]:
-        """The best rows with a score above 0, best first; ties keep the order of the texts."""
+    def search(
+        self, query: str, k: int, more: Sequence[str] = (), weight: float = 0.0
+    ) -> list[tuple[int, float]]:
+        """The best rows with a score above 0, best first; ties keep the order of the texts.
+
+        Args:
+            more: words that count ``weight`` times as much as the query's own.
+        """
         scores = self.scores(query)
+        if more:
+            scores = scores + weight * self.scores(" ".join(more))
         order = np.argsort(-scores, kind="stable")[:k]
         return [(int(row), float(scores[row])) for row in order if scores[row] > 0]

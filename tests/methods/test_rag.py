@@ -11,7 +11,7 @@ import pytest
 from playground.data.tasks import Document, Evidence, Item, Task
 from playground.errors import AdapterError, InvalidParams
 from playground.methods.base import Context
-from playground.methods.rag import RAG, RAGParams, queries
+from playground.methods.rag import RAG, RAGParams
 
 TEXT = "# Fares\n\nA single ticket costs six pounds.\n\n# Dogs\n\nDogs travel free on every boat."
 DOG = Evidence("rules", TEXT.index("Dogs travel"), len(TEXT))
@@ -135,18 +135,18 @@ def test_how_many_worked_examples_is_a_parameter(tmp_path):
         assert len(prompt.messages) == 2 + 2 * count
 
 
-def test_with_feedback_words_of_the_first_passages_are_searched_for_too(tmp_path):
+def test_with_feedback_what_marks_the_first_passages_is_searched_for_too(tmp_path, monkeypatch):
     from playground.retrieval.store import Index
 
-    asked = "Do dogs travel free?"
-    adapted, _ = adapt(tmp_path, FREE, k=1, mode="lexical", expansion="feedback")
-    assert adapted.prompts([asked])[0].passages[0]["text"] == "Dogs travel free on every boat."
-    del adapted  # it has the index open
-    index = Index.shared(tmp_path / "index", WordEmbedder())
-    [query] = queries(index, [asked], RAGParams(mode="lexical", expansion="feedback"))
-    assert query.startswith(f"{asked} ")
-    assert "boat" in query.split()
-    assert queries(index, [asked], RAGParams()) == [asked]
+    asked, many = [], Index.search_many
+    monkeypatch.setattr(
+        Index, "search_many", lambda *all, **named: asked.append(all[-1]) or many(*all, **named)
+    )
+    adapted, _ = adapt(tmp_path, FREE, k=1, expansion="feedback", worked=0)
+    assert (
+        adapted.prompts(["Do dogs travel free?"])[0].passages[0]["text"] == "Dogs travel free on every boat."
+    )
+    assert asked == [True, True]  # for the recall on the dev split, and for the prompt
 
 
 def test_one_batch_keeps_the_order(tmp_path):

@@ -1,6 +1,9 @@
-"""Query expansion: which words join a question."""
+"""Query expansion: which words join a question, and where its vector goes."""
 
-from playground.retrieval.expansion import WORDS, expanded
+import numpy as np
+import pytest
+
+from playground.retrieval.expansion import WORDS, marking_words, moved
 from playground.retrieval.lexical import Lexicon
 
 PASSAGES = [("Kayaks are hired at the boathouse, by the hour.", 0.9), ("The boathouse opens at seven.", 0.6)]
@@ -10,26 +13,33 @@ def rarity(word):
     return 0.0 if word in {"are", "at", "by"} else 1.0
 
 
-def test_words_that_several_passages_share_come_first_and_the_question_stays_whole():
-    found = expanded("Where do I get a kayak?", PASSAGES, rarity)
-    assert found.startswith("Where do I get a kayak? boathouse ")
+def test_words_that_several_passages_share_come_first():
+    found = marking_words("Where do I get a kayak?", PASSAGES, rarity)
+    assert found[0] == "boathouse"
     assert "seven" in found
 
 
 def test_words_of_the_question_and_common_ones_are_not_added():
-    added = expanded("Where do I get a kayak?", PASSAGES, rarity).split("?")[1].split()
-    assert not {"kayak", "at", "are", "by"} & set(added)
-    assert len(added) <= WORDS
+    found = marking_words("Where do I get a kayak?", PASSAGES, rarity)
+    assert not {"kayak", "at", "are", "by"} & set(found)
+    assert len(found) <= WORDS
 
 
-def test_without_passages_the_question_is_what_it_was():
-    assert expanded("Where?", [], rarity) == "Where?"
+@pytest.mark.parametrize("passages", [[], [("Kayaks", 0.0), ("Boats", -1.0)]])
+def test_nothing_found_adds_nothing(passages):
+    assert marking_words("Where?", passages, rarity) == []
 
 
-def test_what_scored_nothing_adds_nothing():
-    assert expanded("Where?", [("Kayaks", 0.0), ("Boats", -1.0)], rarity) == "Where?"
+def test_the_vector_moves_towards_what_was_found_and_keeps_its_length():
+    vector, found = np.array([1.0, 0.0]), np.array([[0.0, 1.0], [0.0, 1.0]])
+    new = moved(vector, found)
+    assert np.linalg.norm(new) == pytest.approx(1.0)
+    assert 0 < new[1] < new[0]
+    assert moved(vector, found[:0]) is vector
 
 
-def test_a_word_of_few_texts_is_rare():
-    lexicon = Lexicon(["the kayak and the boat", "the boat", "the boat again"])
+def test_further_words_count_less_than_the_questions_own():
+    lexicon = Lexicon(["a kayak boat", "a canoe boat", "an oar"])
+    assert [row for row, _ in lexicon.search("kayak", 3, ["canoe"], 0.2)] == [0, 1]
+    assert [row for row, _ in lexicon.search("kayak", 3)] == [0]
     assert lexicon.rarity("kayak") > lexicon.rarity("boat") > 0

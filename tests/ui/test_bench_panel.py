@@ -28,12 +28,8 @@ class Index:
     def documents(self):
         return [SimpleNamespace(id=id) for id in self.known]
 
-    def expanded(self, queries, mode):
-        self.asked.append(("expanded", mode))
-        return list(queries)
-
-    def search_many(self, queries, k, mode, diversity):
-        self.asked.append((mode, k, diversity))
+    def search_many(self, queries, k, mode, diversity, feedback):
+        self.asked.append((mode, k, diversity, feedback))
         other = SimpleNamespace(document="boats", start=0, end=90)
         found = [
             SimpleNamespace(document="rules", start=start, end=end) for start, end in ((0, 35), (36, 70))
@@ -48,7 +44,7 @@ def test_only_train_and_dev_questions_with_marked_answers_are_asked():
 def test_recall_grows_with_k_and_is_told_for_every_k():
     index = Index("rules")
     trial = bench.measure(index, ITEMS, "dense", 0.3)
-    assert index.asked == [("dense", bench.MOST_K, 0.3)]
+    assert index.asked == [("dense", bench.MOST_K, 0.3, False)]
     assert [one.recall for one in trial.scores] == [0.5, 0.5, *[1.0] * (bench.MOST_K - 2)]
     assert trial.scores[-1].mrr == pytest.approx((1 + 1 / 3) / 2)
     assert trial.seconds >= 0
@@ -57,7 +53,7 @@ def test_recall_grows_with_k_and_is_told_for_every_k():
 def test_feedback_is_a_search_with_expansion():
     index = Index("rules")
     bench.measure(index, ITEMS, f"hybrid{bench.FEEDBACK}")
-    assert index.asked == [("expanded", "hybrid"), ("hybrid", bench.MOST_K, 0.0)]
+    assert index.asked == [("hybrid", bench.MOST_K, 0.0, True)]
 
 
 def test_the_figures_and_a_curve_a_search_are_shown():

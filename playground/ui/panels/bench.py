@@ -104,10 +104,8 @@ def measure(index: "Index", items: Sequence[Item], mode: str, diversity: float =
     from playground.evaluation.retrieval import score
 
     start = time.perf_counter()
-    queries, plain = [item.input for item in items], mode.removesuffix(FEEDBACK)
-    if plain != mode:
-        queries = index.expanded(queries, plain)
-    found = index.search_many(queries, MOST_K, plain, diversity)
+    plain = mode.removesuffix(FEEDBACK)
+    found = index.search_many([item.input for item in items], MOST_K, plain, diversity, plain != mode)
     seconds = (time.perf_counter() - start) / len(items)
     return Trial(mode, [score(items, found, k) for k in range(1, MOST_K + 1)], seconds)
 

@@ -281,8 +281,8 @@ def read(session: Session, source: str, files: list[str] | None) -> list[Documen
 
 def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict):
     """Search, then stream the grounded and the closed-book answer; citations come at the end."""
-    from playground.methods.rag import queries, with_worked, worked_examples
     from playground.methods.rag import question as with_passages
+    from playground.methods.rag import search, with_worked, worked_examples
     from playground.retrieval.citations import cite
 
     words = checked(values["question"], session.settings)
@@ -299,8 +299,8 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
         index = indexes.get(visitor, embedder)
         if index is None:
             raise InvalidInput("Build the index first: there is nothing to search yet.")
-        (query,) = queries(index, [words], params)
-        found = index.search(query, params.k, params.mode, params.diversity)
+        (found,) = search(index, [words], params.k, params)
+        added = index.expansions([words], params.mode)[0] if params.expansion == "feedback" else []
         worked = worked_examples(task, index, params.worked, params.mode) if task and params.worked else []
     with session.arbiter.model(model_id) as loaded:
         name = task.input_name if task else "Question"
@@ -314,7 +314,7 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
             (
                 ("Prompt with passages", f"{len(prompts[0]):,} tokens"),
                 ("Closed-book", f"{len(prompts[1]):,} tokens"),
-                ("Searched for", query if query != words else None),
+                ("Searched for, too", ", ".join(added)),
             )
         )
         yield counts, gr.skip(), gr.skip(), shown_passages.listed(found)
