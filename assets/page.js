@@ -1,4 +1,4 @@
-// What the page does in the browser itself: keep the race in the address, scroll to answers, enlarge pictures.
+// What the page does in the browser itself: keep the race in the address, what is open open, enlarge pictures.
 window.playground = {
   // A random id of this browser, under which the server keeps its index; without storage, of this page.
   visitor() {
@@ -41,6 +41,28 @@ window.playground = {
     }, true);
     new MutationObserver(mark).observe(root, { childList: true, subtree: true });
     new ResizeObserver(mark).observe(root);
+  },
+  // Keeps folds open or shut, and a log where it was read, when they are drawn anew; a log begins at its newest line.
+  folds(root) {
+    const open = new Map(), logs = [];
+    const folds = () => [...root.querySelectorAll('details')];
+    const key = fold => `${folds().indexOf(fold)} ${fold.firstElementChild.textContent}`;
+    const restore = () => {
+      folds().forEach(fold => { if (open.has(key(fold))) fold.open = open.get(key(fold)); });
+      root.querySelectorAll('.pg-log').forEach((log, number) => {
+        const { top, end } = logs[number] || { end: true };
+        log.scrollTop = end ? log.scrollHeight : top;
+      });
+    };
+    root.addEventListener('toggle', event => {
+      if (event.target.isConnected) open.set(key(event.target), event.target.open);
+    }, true);
+    root.addEventListener('scroll', ({ target }) => {
+      const number = [...root.querySelectorAll('.pg-log')].indexOf(target);
+      const end = target.scrollHeight - target.clientHeight - target.scrollTop < 4;
+      if (number >= 0) logs[number] = { top: target.scrollTop, end };
+    }, true);
+    new MutationObserver(restore).observe(root, { childList: true, subtree: true });
   },
   toAnswers() {
     setTimeout(() => {

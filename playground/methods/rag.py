@@ -55,6 +55,12 @@ class RAGParams(Params):
         "dense: by meaning (vectors); lexical: by words (BM25), strong on names and numbers; "
         "hybrid: both, joined by score.",
     )
+    expansion: Literal["none", "feedback"] = parameter(
+        "none",
+        "Query expansion",
+        "none: search for the question alone; feedback: search a second time, also for what marks the passages "
+        "found first. The test bench on the page shows whether it helps.",
+    )
     chunk_tokens: int = parameter(
         60,
         "Chunk size",
@@ -163,6 +169,11 @@ class RAG(Method):
         return _adapted(params, context, index)
 
 
+def search(index: "Index", inputs: Sequence[str], k: int, params: RAGParams) -> list[list["Passage"]]:
+    """The passages for each input, as the parameters say: expanded or not, by which search, how varied."""
+    return index.search_many(inputs, k, params.mode, params.diversity, params.expansion == "feedback")
+
+
 def question(passages: Sequence["Passage"], input: str, input_name: str) -> str:
     """The user's turn: the passages, best last, a reminder, the question.
 
@@ -221,7 +232,7 @@ def _recall(index: "Index", params: RAGParams, task: Task) -> Iterator[Event]:
     from playground.evaluation.retrieval import score
 
     items = [item for item in task.dev if item.evidence]
-    found = index.search_many([item.input for item in items], params.k, params.mode, params.diversity)
+    found = search(index, [item.input for item in items], params.k, params)
     scores = score(items, found, params.k)
     if scores is not None:
         yield Event.metric("recall_at_k", scores.recall)
@@ -243,7 +254,7 @@ def _passage_prompts(
     params: RAGParams, task: Task, index: "Index", worked: Sequence[Message]
 ) -> Callable[[Sequence[str]], list[Prompt]]:
     def prompts(inputs: Sequence[str]) -> list[Prompt]:
-        found = index.search_many(list(inputs), params.k, params.mode, params.diversity)
+        found = search(index, inputs, params.k, params)
         return [
             Prompt(
                 with_worked(task.messages(question(passages, text, task.input_name)), worked),
@@ -263,7 +274,7 @@ def _example_prompts(
     wanted = params.examples * max(document.chunks for document in index.documents())
 
     def prompts(inputs: Sequence[str]) -> list[Prompt]:
-        found = index.search_many(list(inputs), wanted, params.mode, params.diversity)
+        found = search(index, inputs, wanted, params)
         return [
             _with_examples(task, by_id, text, passages, params.examples)
             for text, passages in zip(inputs, found, strict=True)

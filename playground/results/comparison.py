@@ -265,20 +265,26 @@ _FORMATS = {
 }
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """A GitHub table with formatted values. HTML and pipes in it are shown as text."""
-    shown = readable(rows)
+def to_markdown(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
+    """A GitHub table with formatted values. HTML and pipes in it are shown as text.
+
+    Args:
+        names: of the columns, in their order; None = the readable ones.
+    """
+    by_name = {column.name: column for column in columns(rows)}
+    shown = readable(rows) if names is None else [by_name[name] for name in names]
     lines = [
         "| " + " | ".join(column.label for column in shown) + " |",
         "|" + "|".join("---" if column.unit in {"text", "json"} else "--:" for column in shown) + "|",
     ]
     for row in rows:
-        cells = [_markdown_cell(text(row.get(column.name), column.unit)) for column in shown]
+        cells = [markdown_cell(text(row.get(column.name), column.unit)) for column in shown]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _markdown_cell(value: str) -> str:
+def markdown_cell(value: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
     for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\\", "\\\\"), ("|", "\\|")):
         value = value.replace(character, safe)
     return " ".join(value.split())

@@ -1,6 +1,8 @@
 """Word search: BM25 over chunks (bm25s). Finds codes, numbers and names that vectors blur."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import bm25s
@@ -43,9 +45,15 @@ class Lexicon:
     def __init__(self, texts: Sequence[str]):
         tokens = [words(text) or [""] for text in texts]
         self._size = len(tokens)
+        self._texts_with = Counter(word for text in tokens for word in set(text))
         self._index = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
         if tokens:
             self._index.index(tokens, show_progress=False)
+
+    def rarity(self, word: str) -> float:
+        """Inverse document frequency as in BM25: the fewer texts have the word, the higher."""
+        known = self._texts_with[word]
+        return math.log(1 + (self._size - known + 0.5) / (known + 0.5))
 
     def scores(self, query: str) -> np.ndarray:
         """BM25 score of every row, float32 of shape (rows,); 0 where no word of the query occurs."""
@@ -54,8 +62,16 @@ class Lexicon:
             return np.zeros(self._size, dtype=np.float32)
         return self._index.get_scores(known)
 
-    def search(self, query: str, k: int) -> list[tuple[int, float]]:
-        """The best rows with a score above 0, best first; ties keep the order of the texts."""
+    def search(
+        self, query: str, k: int, more: Sequence[str] = (), weight: float = 0.0
+    ) -> list[tuple[int, float]]:
+        """The best rows with a score above 0, best first; ties keep the order of the texts.
+
+        Args:
+            more: words that count ``weight`` times as much as the query's own.
+        """
         scores = self.scores(query)
+        if more:
+            scores = scores + weight * self.scores(" ".join(more))
         order = np.argsort(-scores, kind="stable")[:k]
         return [(int(row), float(scores[row])) for row in order if scores[row] > 0]

@@ -36,6 +36,7 @@ from playground.data.chunks import Chunk, chunks
 from playground.data.tasks import Document
 from playground.errors import InvalidInput, QueueError, StoreError
 from playground.events import Event
+from playground.retrieval import expansion
 from playground.retrieval.fusion import maximal_marginal_relevance, reciprocal_rank_fusion, score_fusion
 from playground.retrieval.lexical import Lexicon
 
@@ -267,12 +268,19 @@ class Index:
         """Bytes of the folder on disk (files' sizes); a Chroma server's are not in it."""
         return sum(path.stat().st_size for path in _files(self.folder))
 
-    def search(self, query: str, k: int = 3, mode: Mode = "hybrid", diversity: float = 0.0) -> list[Passage]:
+    def search(
+        self, query: str, k: int = 3, mode: Mode = "hybrid", diversity: float = 0.0, feedback: bool = False
+    ) -> list[Passage]:
         """The best passages for one question, best first; fewer than ``k`` where there are fewer."""
-        return self.search_many([query], k, mode, diversity)[0]
+        return self.search_many([query], k, mode, diversity, feedback)[0]
 
     def search_many(
-        self, queries: Sequence[str], k: int = 3, mode: Mode = "hybrid", diversity: float = 0.0
+        self,
+        queries: Sequence[str],
+        k: int = 3,
+        mode: Mode = "hybrid",
+        diversity: float = 0.0,
+        feedback: bool = False,
     ) -> list[list[Passage]]:
         """The same for many questions, embedded and searched in one batch.
 
@@ -281,6 +289,7 @@ class Index:
             mode: "dense" (vectors), "lexical" (BM25; no embedding), "hybrid" (both, fused by score),
                 "rrf" (both, fused by rank).
             diversity: 0..1; above 0 passages that repeat each other give way (MMR).
+            feedback: search a second time, expanded by what the first search found (``expansion``).
 
         Raises:
             InvalidInput: ``k`` below 1, an unknown mode, or a closed index.
@@ -296,44 +305,84 @@ class Index:
                 raise InvalidInput("The index is closed. Open it again.")
             vectors = None if mode == "lexical" else self.embedder.encode(list(queries))
             pool = k if mode == "dense" and not diversity else max(k, _CANDIDATES)
-            near = [{}] * len(queries) if vectors is None else self._near(vectors, pool)
+            more: list[list[str]] = [[] for _ in queries]
+            if feedback:
+                vectors, more = self._expanded(queries, vectors, mode)
+            found = self._rankings(queries, vectors, pool, mode, more)
             return [
-                self._rank(
-                    query, None if vectors is None else vectors[row], near[row], k, pool, mode, diversity
+                self._passages(
+                    self._diverse(ranking, k, diversity) if diversity else ranking[:k],
+                    None if vectors is None else vectors[row],
+                    None if mode == "dense" else lexical,
                 )
-                for row, query in enumerate(queries)
+                for row, (ranking, lexical) in enumerate(found)
             ]
+
+    def expansions(self, queries: Sequence[str], mode: Mode = "hybrid") -> list[list[str]]:
+        """The words that a search with feedback adds to each question."""
+        with self._guard:
+            vectors = None if mode == "lexical" else self.embedder.encode(list(queries))
+            return self._expanded(queries, vectors, mode)[1]
+
+    def _expanded(
+        self, queries: Sequence[str], vectors: np.ndarray | None, mode: Mode
+    ) -> tuple[np.ndarray | None, list[list[str]]]:
+        """The questions' vectors and further words, as the passages say that a first search finds first."""
+        none: list[list[str]] = [[] for _ in queries]
+        moved, more = [], []
+        for row, (ranking, _) in enumerate(self._rankings(queries, vectors, _CANDIDATES, mode, none)):
+            first = ranking[: expansion.PASSAGES]
+            texts = [(self._rows[at].chunk.full_text, score) for at, score in first]
+            more.append(expansion.marking_words(queries[row], texts, self._words().rarity))
+            if vectors is not None:
+                moved.append(expansion.moved(vectors[row], self._vectors[[at for at, _ in first]]))
+        return (None if vectors is None else np.stack(moved)), more
 
     def _near(self, vectors: np.ndarray, k: int) -> list[dict[int, float]]:
         """For each vector the nearest rows by Chroma, best first, with their cosine."""
         found = self._chroma.query(vectors, min(k, self.count))
         return [{self._position[id]: cosine for id, cosine in row} for row in found]
 
-    def _rank(
+    def _rankings(
+        self,
+        queries: Sequence[str],
+        vectors: np.ndarray | None,
+        pool: int,
+        mode: Mode,
+        more: Sequence[Sequence[str]],
+    ) -> list[tuple[list[tuple[int, float]], dict[int, float]]]:
+        """For each question the rows with their scores, best first, and the BM25 scores among them."""
+        near = [{}] * len(queries) if vectors is None else self._near(vectors, pool)
+        return [
+            self._ranking(query, None if vectors is None else vectors[row], near[row], pool, mode, more[row])
+            for row, query in enumerate(queries)
+        ]
+
+    def _ranking(
         self,
         query: str,
         vector: np.ndarray | None,
         dense: dict[int, float],
-        k: int,
         pool: int,
         mode: Mode,
-        diversity: float,
-    ) -> list[Passage]:
-        lexical = {} if mode == "dense" else dict(self._words().search(query, pool))
+        more: Sequence[str],
+    ) -> tuple[list[tuple[int, float]], dict[int, float]]:
         if mode == "dense":
-            ranking = list(dense.items())
-        elif mode == "lexical":
-            ranking = list(lexical.items())
-        elif mode == "rrf":
-            ranking = reciprocal_rank_fusion([list(lexical), list(dense)])
-        else:
-            cosines = {row: float(self._vectors[row] @ vector) for row in lexical}
-            ranking = score_fusion(cosines | dense, lexical)
-        if diversity:
-            ranking = self._diverse(ranking, k, diversity)
+            return list(dense.items()), {}
+        lexical = dict(self._words().search(query, pool, more, expansion.WEIGHT))
+        if mode == "lexical":
+            return list(lexical.items()), lexical
+        if mode == "rrf":
+            return reciprocal_rank_fusion([list(lexical), list(dense)]), lexical
+        cosines = {row: float(self._vectors[row] @ vector) for row in lexical}
+        return score_fusion(cosines | dense, lexical), lexical
+
+    def _passages(
+        self, ranking: list[tuple[int, float]], vector: np.ndarray | None, lexical: dict[int, float] | None
+    ) -> list[Passage]:
         return [
-            self._passage(row, score, rank, vector, None if mode == "dense" else lexical.get(row, 0.0))
-            for rank, (row, score) in enumerate(ranking[:k], start=1)
+            self._passage(row, score, rank, vector, None if lexical is None else lexical.get(row, 0.0))
+            for rank, (row, score) in enumerate(ranking, start=1)
         ]
 
     def _words(self) -> Lexicon:

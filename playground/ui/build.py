@@ -20,7 +20,7 @@ from playground.ui import api, theme
 from playground.ui.components.markup import safe
 from playground.ui.session import IMAGE_TABS, OWN_TABS, Session
 from playground.ui.starter import Starter
-from playground.ui.tabs import compare, dreambooth, few_shot, finetune, rag, runs, start
+from playground.ui.tabs import compare, dreambooth, few_shot, finetune, rag, runs, start, try_it
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ SECONDS = 1.0  # between two looks at the store
 IDLE_LOOK = (
     0.05  # seconds between looks of Gradio's own queue: its value for Windows; elsewhere 0.001, 4 % of a core
 )
-IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", *IMAGE_TABS, "compare", "runs")
+IDS = ("start", "few_shot", "rag", *OWN_TABS, "more", *IMAGE_TABS, "compare", "try", "runs")
 
 # The tab in sight follows the pulse; another one catches up when it is opened.
 FOLLOW = """(pulse, shown, ...beats) => {
@@ -66,9 +66,11 @@ def page(session: Session) -> gr.Blocks:
             trained = _training_tabs(session, beats, known) + _image_tabs(session, beats, group)
             with gr.Tab("Compare", id="compare") as last:
                 compare.build(session, beats["compare"], group, opened)
+            with gr.Tab("Try", id="try") as trying:
+                try_it.build(session, beats["try"])
             with gr.Tab("Runs", id="runs") as history:
                 runs.build(session, beats["runs"], opened)
-        for tab in (first, second, third, *trained, last, history):
+        for tab in (first, second, third, *trained, last, trying, history):
             tab.select(None, None, shown, js=f"() => {json.dumps(tab.id)}", api_visibility="private")
         gr.on(
             [pulse.change, shown.change], None, [pulse, shown, *beats.values()], list(beats.values()),

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import ROOT, record
+from record import REFERENCE, ROOT, record
 
 METHODS = ("zero_shot", "few_shot", "rag", "lora")
 KEPT = (
@@ -83,7 +83,8 @@ def main() -> None:
             "against": "",
             "ratio": None,
         }
-        record("race", [figure | {"note": ""}], race=[{name: row.get(name) for name in KEPT} for row in rows])
+        kept_rows = [{name: row.get(name) for name in KEPT} for row in rows]
+        record("race", [figure | {"note": ""}], folder=REFERENCE, race=kept_rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")
+REFERENCE = ROOT / "assets" / "reference"
 sys.path.insert(0, str(ROOT))
 
 from playground.errors import PlaygroundError  # noqa: E402 - the checkout is not an installed package
@@ -18,7 +19,7 @@ def figures() -> str:
     """All recorded figures as a Markdown table, machines and commands under it."""
     lines = ["| What | Here | Instead | Ratio |", "|---|---|---|---|"]
     sources = []
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted([*RESULTS.glob("*.json"), *REFERENCE.glob("*.json")], key=lambda path: path.name):
         body = json.loads(path.read_text(encoding="utf-8"))
         lines += [_line(row) for row in body["rows"]]
         sources.append(f"- `{body['command']}`: {body['machine']}, {body['date']}")
@@ -34,7 +35,7 @@ def _line(row: dict) -> str:
 
 def race() -> str:
     """The rows of the recorded race as a Markdown table; "" where none was recorded."""
-    path = RESULTS / "race.json"
+    path = REFERENCE / "race.json"
     if not path.is_file():
         return ""
     body = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).with_name("results")
 ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "assets" / "reference"  # of those that the page shows, too
 
 
 def machine() -> str:
@@ -28,15 +29,19 @@ def machine() -> str:
 
 
 def record(
-    name: str, rows: list[dict], packages: tuple[str, ...] = ("torch", "transformers"), **more: object
+    name: str,
+    rows: list[dict],
+    packages: tuple[str, ...] = ("torch", "transformers"),
+    folder: Path = RESULTS,
+    **more: object,
 ) -> Path:
-    """Write ``results/<name>.json``.
+    """Write ``<name>.json`` into ``folder``.
 
     Each row has ``what`` (str), ``ours`` (float), ``theirs`` (float or None), ``unit`` (str), ``against``
     (str), ``ratio`` (float or None: how many times better ours is) and ``note`` (str). ``more`` is kept beside them.
     """
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     body = {
         "command": " ".join(["python", *map(_short, sys.orig_argv[1:])]),
         "machine": machine(),

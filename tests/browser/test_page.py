@@ -14,7 +14,12 @@ from playground.ui.session import OWN_TABS
 pytestmark = [pytest.mark.browser, pytest.mark.starter]
 TRAINED = [label for id, label in OWN_TABS.items() if id in methods()]
 SHARED = [id for id, one in methods().items() if one.family == "parametric" and id not in OWN_TABS]
-TABS = ("Start", "Few-shot", "RAG", *TRAINED, *(["More PEFT"] if SHARED else []), "Compare", "Runs")
+TABS = ("Start", "Few-shot", "RAG", *TRAINED, *(["More PEFT"] if SHARED else []), "Compare", "Try", "Runs")
+
+DRAW_ANEW = """() => {
+  const drawn = document.querySelector('#run-detail details').parentElement;
+  drawn.innerHTML = drawn.innerHTML.replaceAll(' open=""', '');
+}"""
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
@@ -280,6 +285,13 @@ def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     with visitor.page.expect_download() as download:
         visitor.page.click("#get-csv")
     assert re.match(r"\d+,zero_shot,", Path(download.value.path()).read_text().splitlines()[1])
+    visitor.tab("Try")
+    visitor.page.fill("#try-question textarea", "My lamp <b>hums</b>.")
+    visitor.page.click("#try-ask")
+    said = visitor.page.locator("#try-answers .pg-said")
+    expect(said.first).to_contain_text("Base model")
+    expect(said.first.locator("small").last).to_contain_text("tokens · prompt")
+    visitor.picture("try")
     visitor.tab("Start")
     visitor.page.click("#stop-race")
     expect(visitor.page.locator("#live-race .pg-lane.pg-cancelled").first).to_be_visible()
@@ -290,6 +302,10 @@ def test_a_race_survives_a_reload_and_can_be_stopped(visit):
     with visitor.page.expect_download() as download:
         visitor.page.click("#get-run")
     assert download.value.suggested_filename.endswith(".zip")
+    folds = visitor.page.locator("#run-detail details")
+    folds.first.locator("summary").click()
+    visitor.page.evaluate(DRAW_ANEW)
+    expect(folds.first).to_have_attribute("open", "")
     visitor.picture("runs-after-stop")
     assert visitor.errors == []
     assert "Traceback" not in visitor.site.log

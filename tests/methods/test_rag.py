@@ -135,6 +135,20 @@ def test_how_many_worked_examples_is_a_parameter(tmp_path):
         assert len(prompt.messages) == 2 + 2 * count
 
 
+def test_with_feedback_what_marks_the_first_passages_is_searched_for_too(tmp_path, monkeypatch):
+    from playground.retrieval.store import Index
+
+    asked, many = [], Index.search_many
+    monkeypatch.setattr(
+        Index, "search_many", lambda *all, **named: asked.append(all[-1]) or many(*all, **named)
+    )
+    adapted, _ = adapt(tmp_path, FREE, k=1, expansion="feedback", worked=0)
+    assert (
+        adapted.prompts(["Do dogs travel free?"])[0].passages[0]["text"] == "Dogs travel free on every boat."
+    )
+    assert asked == [True, True]  # for the recall on the dev split, and for the prompt
+
+
 def test_one_batch_keeps_the_order(tmp_path):
     adapted, _ = adapt(tmp_path, FREE, k=1)
     dogs, boats = adapted.prompts(["Do dogs travel free?", "Which boat is the oldest?"])

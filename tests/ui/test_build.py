@@ -19,7 +19,7 @@ from playground.methods.registry import methods
 from playground.results.runs import Filing
 from playground.settings import ASSETS, Settings
 from playground.ui import build, messages, theme
-from playground.ui.components import charts, markup, passages, run_card, technique_map
+from playground.ui.components import charts, markup, passages, run_card, table, technique_map
 from playground.ui.starter import StarterState
 from playground.ui.tabs import compare, runs, start
 
@@ -80,7 +80,7 @@ def test_the_page_has_its_tabs(page):
     own = [label for id, label in build.OWN_TABS.items() if id in trained]
     more = ["More PEFT"] if set(trained) - set(build.OWN_TABS) else []
     images = [label for label, _, members in build.IMAGE_TABS.values() if set(members) & set(methods())]
-    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, *images, "Compare", "Runs"]
+    assert labels(page) == ["Start", "Few-shot", "RAG", *own, *more, *images, "Compare", "Try", "Runs"]
 
 
 def stand_in(id):
@@ -344,3 +344,41 @@ def test_a_stopped_run_is_no_alarm(session):
     assert '<p class="pg-reason pg-cancelled">Stopped by hand.</p>' in card
     assert "40 of 200 test items" in card
     assert "pg-bad" not in runs.details(session, run.id)
+
+
+def test_the_page_tells_nobody_what_was_true_while_it_was_built(session):
+    """A page built while the starter model is fetched is served long after that."""
+    session.starter.state = StarterState("Fetching", 1, 2)
+    page = build.page(session)
+    assert not next(block for block in page.blocks.values() if block.elem_id == "starter").value
+
+
+def test_questions_are_there_to_begin_with(page):
+    found = {block.elem_id: block for block in page.blocks.values()}
+    assert found["few-shot-question"].value
+    assert found["rag-question"].value
+
+
+def test_before_the_first_race_the_recorded_one_is_shown(session):
+    shown = start.race(session, None)
+    assert "No race yet" in shown
+    assert "A race that was recorded" in shown
+    for title in ("Zero-shot", "Few-shot", "RAG", "LoRA"):
+        assert f"<b>{title}</b>" in shown
+    run = file_run(session, group="g9")
+    assert "race that was recorded" not in start.race(session, run.group)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.03, 0.06), (0.41, 0.44), (1.0, 1000.0), (0.5, 0.5)])
+def test_a_logarithmic_axis_has_marks_however_near_the_values_are(low, high):
+    drawn = charts.scatter(
+        [charts.Point("a", low, 0.5), charts.Point("b", high, 0.6)], "Cost", "Quality", True
+    )
+    assert drawn.count('text-anchor="middle"') >= 1 + 1  # one is the axis's name
+
+
+def test_every_column_is_explained_on_the_page():
+    told = table.legend()
+    for head in (*table.SHORT.values(), *table.DRAWN.values(), "Against zero-shot", "Valid"):
+        assert f"<dt>{head}</dt>" in told
+    assert "<dd></dd>" not in told

@@ -8,6 +8,11 @@ from playground.ui.components.markup import safe
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 38
+LOG_PARTS = (
+    (1, 3),
+    (1, 2, 5),
+    (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+)  # of a power of ten, until two are in sight
 
 
 @dataclass(frozen=True)
@@ -218,8 +223,12 @@ class _Frame:
         if not self.logarithmic:
             return _ticks(self.left, self.right, 6)
         powers = range(math.floor(self.left), math.ceil(self.right) + 1)
-        steps = [10.0**power * part for power in powers for part in (1, 3)]
-        return [value for value in steps if self.left <= math.log10(value) <= self.right]
+        for parts in LOG_PARTS:
+            steps = [10.0**power * part for power in powers for part in parts]
+            found = [value for value in steps if self.left <= math.log10(value) <= self.right]
+            if len(found) > 1:
+                break
+        return found
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from playground.methods.registry import methods
-from playground.results.comparison import Row, text
+from playground.results.comparison import COLUMNS, Row, text
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui.components import run_card
@@ -207,6 +207,24 @@ def _measured(name: str, row: Row, unit: str) -> str:
     if name == "query_seconds_p50" and row["query_seconds_p95"] is not None:
         return f"{value}<small>p95 {safe(text(row['query_seconds_p95'], 's'))}</small>"
     return value
+
+
+def legend() -> str:
+    """What each column says, for texts and for pictures."""
+    texts = {"quality": "Quality", "difference": "Against zero-shot", "valid_rate": "Valid", **SHORT}
+    pictures = {
+        "subject_fidelity": "Fidelity",
+        **{name: head for name, head in DRAWN.items() if name not in SHORT},
+    }
+    return _meanings("Texts", texts) + _meanings("Pictures", pictures)
+
+
+def _meanings(title: str, heads: Mapping[str, str]) -> str:
+    helps = {column.name: column.help for column in COLUMNS}
+    pairs = "".join(
+        f"<div><dt>{safe(head)}</dt><dd>{safe(helps[name])}</dd></div>" for name, head in heads.items()
+    )
+    return f'<h4 class="pg-small-head">{safe(title)}</h4><dl class="pg-facts pg-legend">{pairs}</dl>'
 
 
 def guide(rows: Sequence[Row], modality: str = "text") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from playground.results import comparison
+from playground.results import comparison, report
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui import looks
@@ -41,8 +41,8 @@ ABOUT_PAIRS = {
     "image": ("What it gained, what it lost", "Each method against the base model, same prompts and seeds."),
 }
 GAINS = {"subject_fidelity": "Fidelity", "prompt_fidelity": "prompt fidelity"}
-FORMATS = {"CSV": comparison.to_csv, "JSON": comparison.to_json, "Markdown": comparison.to_markdown}
-ENDINGS = {"CSV": "csv", "JSON": "json", "Markdown": "md"}
+FORMATS = {"csv": comparison.to_csv, "json": comparison.to_json, "md": comparison.to_markdown}
+DOWNLOADS = {"report": "Download the report", "csv": "CSV", "json": "JSON", "md": "Markdown table"}
 MOST_SAMPLES = 60
 CLICKS = """
 element.addEventListener('click', event => {
@@ -51,6 +51,7 @@ element.addEventListener('click', event => {
 });"""
 
 EDGES = "\nwindow.playground.edges(element);"
+FOLDS = "\nwindow.playground.folds(element);"
 
 
 def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Number) -> None:
@@ -72,7 +73,9 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             value="newest", label="Runs", min_width=160,
         )  # fmt: skip
     main = gr.HTML(js_on_load=CLICKS + EDGES, elem_id="comparison")
-    detail = gr.HTML(js_on_load=CLICKS + EDGES, elem_id="answers")
+    with gr.Accordion("What the columns mean", open=False, elem_id="columns"):
+        gr.HTML(table.legend())
+    detail = gr.HTML(js_on_load=CLICKS + EDGES + FOLDS, elem_id="answers")
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(min_width=300, elem_classes="pg-panel"):
             about_cost = gr.HTML(heading(*ABOUT_COST["text"], 3))
@@ -89,8 +92,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
         )
         guide = gr.HTML(js_on_load=EDGES)
     with gr.Row(elem_classes="pg-buttons"):
-        files = [gr.Button(f"Download {name}", size="sm", elem_id=f"get-{ENDINGS[name]}") for name in FORMATS]
-        made = [gr.DownloadButton(visible="hidden", elem_id=f"file-{ENDINGS[name]}") for name in FORMATS]
+        files = [gr.Button(label, size="sm", elem_id=f"get-{id}") for id, label in DOWNLOADS.items()]
+        made = [gr.DownloadButton(visible="hidden", elem_id=f"file-{id}") for id in DOWNLOADS]
 
     filters = [kind, task, model, which, group, cost, chosen]
     outputs = [
@@ -156,19 +159,29 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             kinds = modalities(session)
             modality = MODALITIES[kind_label] if len(kinds) > 1 else kinds[0]
             runs = select(session, task_id, model_id, runs_kind, shown_group, modality)
-            rows = comparison.rows(runs, session.described)
-            path = Path(tempfile.mkdtemp(prefix="playground-")) / f"comparison.{ENDINGS[kind]}"
-            path.write_text(FORMATS[kind](rows), encoding="utf-8")
+            file = "report.md" if kind == "report" else f"comparison.{kind}"
+            path = Path(tempfile.mkdtemp(prefix="playground-")) / file
+            path.write_text(written(session, runs, kind), encoding="utf-8")
             return str(path)
 
         return write
 
-    for button, file, name in zip(files, made, FORMATS, strict=True):
+    for button, file, id in zip(files, made, DOWNLOADS, strict=True):
         button.click(
-            shown(export(name)), filters[:5], file, api_visibility="private", show_progress="hidden"
-        ).success(
-            None, js=f"() => window.playground.download('file-{ENDINGS[name]}')", api_visibility="private"
-        )
+            shown(export(id)), filters[:5], file, api_visibility="private", show_progress="hidden"
+        ).success(None, js=f"() => window.playground.download('file-{id}')", api_visibility="private")
+
+
+def written(session: Session, runs: list[Run], kind: str) -> str:
+    """The comparison of these runs as a file's text; ``kind`` is of ``DOWNLOADS``."""
+    rows = comparison.rows(runs, session.described)
+    if kind != "report":
+        return FORMATS[kind](rows)
+    titled = [
+        row | {"task": session.task_title(row["task"]), "model": session.model_title(row["model"])}
+        for row in rows
+    ]
+    return report.report(titled, {run.id: words for run, words in verdicts(session, runs)})
 
 
 def modalities(session: Session) -> list[str]:
@@ -316,28 +329,33 @@ def gains(session: Session, runs: list[Run]) -> str:
 
 def difference(session: Session, runs: list[Run]) -> str:
     """Every finished run against zero-shot on the same items, with a verdict."""
-    done = [run for run in runs if run.status == "done"]
-    lines = []
-    for run in done:
-        reference = next(
-            (other for other in reversed(done) if other.method == comparison.REFERENCE and _same(run, other)),
-            None,
-        )
-        if reference is None or run.id == reference.id or run.method == comparison.REFERENCE:
-            continue
-        verdict = _verdict(
-            session.store, run.id, reference.id, session.title(run.method), session.title(reference.method)
-        )
-        lines.append(
-            f'<li data-family="{safe(session.family(run.method))}"><b><i class="pg-dot"></i>'
-            f"{safe(session.title(run.method))}</b> <small>{safe(session.task_title(run.task))}</small>"
-            f"<p>{safe(verdict)}</p></li>"
-        )
+    lines = [
+        f'<li data-family="{safe(session.family(run.method))}"><b><i class="pg-dot"></i>'
+        f"{safe(session.title(run.method))}</b> <small>{safe(session.task_title(run.task))}</small>"
+        f"<p>{safe(verdict)}</p></li>"
+        for run, verdict in verdicts(session, runs)
+    ]
     if not lines:
         return empty(
             "No pair yet", "Two finished runs on the same task and model are needed, one of them zero-shot."
         )
     return f'<ul class="pg-verdicts">{"".join(lines)}</ul>'
+
+
+def verdicts(session: Session, runs: list[Run]) -> list[tuple[Run, str]]:
+    """Every finished run that has a zero-shot run beside it, and how the two compare on the same items."""
+    done = [run for run in runs if run.status == "done"]
+    found = []
+    for run in done:
+        reference = next(
+            (other for other in reversed(done) if other.method == comparison.REFERENCE and _same(run, other)),
+            None,
+        )
+        if reference is None or run.method == comparison.REFERENCE:
+            continue
+        titles = session.title(run.method), session.title(reference.method)
+        found.append((run, _verdict(session.store, run.id, reference.id, *titles)))
+    return found
 
 
 def _same(run: Run, other: Run) -> bool:

@@ -15,7 +15,7 @@ from playground.ui.components import charts, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import placed, sentence, shown
 from playground.ui.session import INFERENCE, Session
-from playground.ui.tabs.start import items_field, limit_of, task_and_model
+from playground.ui.tabs.start import first_question, items_field, limit_of, task_and_model
 
 TONES = {"first": "three", "random": "one", "nearest": "two"}
 
@@ -41,7 +41,11 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Ask", "The same question without and with the examples.", 3))
             question = gr.Textbox(
-                first_question(session), label="Question", lines=4, max_lines=12, elem_id="few-shot-question"
+                first_question(session, session.default_task()),
+                label="Question",
+                lines=4,
+                max_lines=12,
+                elem_id="few-shot-question",
             )
             with gr.Row(elem_classes="pg-buttons"):
                 ask = gr.Button("Ask both", variant="primary", size="md", elem_id="few-shot-ask")
@@ -188,12 +192,6 @@ def first_rows(session: Session, fields: form.Form) -> list[list[str]]:
         return []
     defaults = {spec.name: spec.default for spec in fields.method.Params.fields()}
     return table(session, fields, {"task": session.default_task(), **defaults})
-
-
-def first_question(session: Session) -> str:
-    """A question to begin with, from the first task's dev split."""
-    task = session.default_task()
-    return tasks.task(task, session.settings).dev[0].input if task else ""
 
 
 def prompts(task: Task, rows: list[list[str]] | None, text: str) -> list[list[dict[str, str]]]:

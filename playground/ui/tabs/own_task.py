@@ -9,7 +9,16 @@ from playground.ui.messages import sentence
 from playground.ui.session import Session
 
 NONE = ""
+EXAMPLE = """input,answer
+The parcel never came.,delivery
+My card was charged twice.,payment
+The zip broke on day one.,returns
+…"""
 KINDS = {"Guess from the answers": None, "One of a few labels": "label", "Free text": "free"}
+NO_FILE = (
+    '<p class="pg-muted">The first rows appear here. A CSV file may look like this; any column names will do:</p>'
+    f'<pre class="pg-prompt">{safe(EXAMPLE)}</pre>'
+)
 
 
 def build(session: Session, known: gr.Textbox) -> None:
@@ -47,17 +56,17 @@ def build(session: Session, known: gr.Textbox) -> None:
                 save = gr.Button("Save the task", variant="primary", size="md", elem_id="save-task")
         with gr.Column(scale=3, min_width=280):
             problem = gr.HTML(elem_id="task-problem")
-            table = gr.HTML(elem_id="task-preview")
+            table = gr.HTML(NO_FILE, elem_id="task-preview")
 
     def look(path, drawn):
         from playground.data import upload
 
         if not path:
-            return "", "", *[gr.update(choices=[], value=None)] * 4
+            return "", NO_FILE, *[gr.update(choices=[], value=None)] * 4
         try:
             seen = upload.preview(path, session.settings, sample=drawn)
         except Exception as error:
-            return notice(sentence(error), "bad"), "", *[gr.update(choices=[], value=None)] * 4
+            return notice(sentence(error), "bad"), NO_FILE, *[gr.update(choices=[], value=None)] * 4
         every, optional = list(seen.columns), [("None", NONE), *((name, name) for name in seen.columns)]
         return (
             "",

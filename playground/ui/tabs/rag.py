@@ -17,8 +17,9 @@ from playground.ui.components import passages as shown_passages
 from playground.ui.components.markup import bar, empty, facts, heading, notice, safe
 from playground.ui.indexes import Indexes
 from playground.ui.messages import placed, sentence
+from playground.ui.panels import bench
 from playground.ui.session import INFERENCE, Session
-from playground.ui.tabs.start import items_field, limit_of
+from playground.ui.tabs.start import first_question, items_field, limit_of
 
 if TYPE_CHECKING:
     from playground.retrieval.store import Contents
@@ -78,7 +79,10 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
                 label="Model",
                 allow_custom_value=True,
             )
-            question = gr.Textbox(label="Question", lines=2, max_lines=8, elem_id="rag-question")
+            question = gr.Textbox(
+                first_question(session, first_source(session)), label="Question", lines=2, max_lines=8,
+                elem_id="rag-question",
+            )  # fmt: skip
             with gr.Row(elem_classes="pg-buttons"):
                 ask = gr.Button("Ask both", variant="primary", size="md", elem_id="rag-ask")
                 other = gr.Button("A question of the task", size="md")
@@ -89,6 +93,8 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
                 with gr.Column(min_width=240):
                     closed = gr.HTML(shown_passages.answer("Closed-book", ""), elem_id="closed")
             found = gr.HTML(elem_id="passages")
+    with gr.Column(elem_classes="pg-panel"):
+        bench.build(session, indexes, source, visitor, fields.fields["diversity"])
     with gr.Column(elem_classes="pg-panel"):
         gr.HTML(
             heading("Measure on a task", "A run builds its own index and answers the task's test items.", 3)
@@ -276,7 +282,7 @@ def read(session: Session, source: str, files: list[str] | None) -> list[Documen
 def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict):
     """Search, then stream the grounded and the closed-book answer; citations come at the end."""
     from playground.methods.rag import question as with_passages
-    from playground.methods.rag import with_worked, worked_examples
+    from playground.methods.rag import search, with_worked, worked_examples
     from playground.retrieval.citations import cite
 
     words = checked(values["question"], session.settings)
@@ -293,7 +299,8 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
         index = indexes.get(visitor, embedder)
         if index is None:
             raise InvalidInput("Build the index first: there is nothing to search yet.")
-        found = index.search(words, params.k, params.mode, params.diversity)
+        (found,) = search(index, [words], params.k, params)
+        added = index.expansions([words], params.mode)[0] if params.expansion == "feedback" else []
         worked = worked_examples(task, index, params.worked, params.mode) if task and params.worked else []
     with session.arbiter.model(model_id) as loaded:
         name = task.input_name if task else "Question"
@@ -307,6 +314,7 @@ def ask_both(session: Session, indexes: Indexes, fields: form.Form, values: dict
             (
                 ("Prompt with passages", f"{len(prompts[0]):,} tokens"),
                 ("Closed-book", f"{len(prompts[1]):,} tokens"),
+                ("Searched for, too", ", ".join(added)),
             )
         )
         yield counts, gr.skip(), gr.skip(), shown_passages.listed(found)

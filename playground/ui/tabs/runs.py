@@ -17,7 +17,7 @@ from playground.ui.components import estimate, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.session import Session
-from playground.ui.tabs.compare import CLICKS
+from playground.ui.tabs.compare import CLICKS, FOLDS
 
 SHOWN = 40
 LOG_LINES = 200
@@ -35,7 +35,7 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
         with gr.Column(scale=3, min_width=300):
             listing = gr.HTML(js_on_load=CLICKS, elem_id="runs")
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
-            detail = gr.HTML(elem_id="run-detail")
+            detail = gr.HTML(js_on_load=FOLDS, elem_id="run-detail")
             download = gr.Button("Download the run's folder", size="sm", visible=False, elem_id="get-run")
             packed = gr.DownloadButton(visible="hidden", elem_id="file-run")
 

@@ -6,7 +6,7 @@ from playground.errors import InvalidInput
 from playground.methods.registry import RACE, methods
 from playground.results.comparison import text
 from playground.results.runs import ACTIVE
-from playground.ui.components import advice, run_card, technique_map
+from playground.ui.components import advice, reference, run_card, technique_map
 from playground.ui.components.markup import bar, empty, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.session import OWN_TABS, Session
@@ -30,7 +30,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         "<p>Take one model and one task. Prompt it, give it examples, let it look things up, train it. Each try answers"
         " the same held-out questions and is measured the same way, while you watch.</p></section>"
     )
-    starter = gr.HTML(starter_status(session), js_on_load=CLICKS, elem_id="starter")
+    # Filled when a visitor comes: what is true while the page is built would be shown to all who come later.
+    starter = gr.HTML(js_on_load=CLICKS, elem_id="starter")
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=2, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Race the methods", "Same model, same task, same test items."))
@@ -166,6 +167,13 @@ def task_and_model(session: Session) -> tuple[gr.Dropdown, gr.Dropdown]:
     return task, model
 
 
+def first_question(session: Session, task_id: str | None) -> str:
+    """A question to begin with, from a task's dev split; empty without a task."""
+    from playground.data import tasks
+
+    return tasks.task(task_id, session.settings).dev[0].input if task_id else ""
+
+
 def items_field() -> gr.Textbox:
     """The field for how many test items a run answers. No list: typing 5 there and Enter would choose 50."""
     return gr.Textbox(
@@ -209,8 +217,12 @@ def race(session: Session, group: str | None) -> str:
     """The lanes of a race, in the order in which its runs were filed."""
     runs = sorted(session.runs(group=group), key=lambda run: run.id) if group else []
     if not runs:
-        return empty(
-            "No race yet", "Choose a task and press “Start the race”. It goes on when you close this page."
+        return (
+            empty(
+                "No race yet",
+                "Choose a task and press “Start the race”. It goes on when you close this page.",
+            )
+            + reference.race()
         )
     first = runs[0]
     items = run_card.items(session, first)

@@ -1,0 +1,116 @@
+"""A comparison as a report to hand on: the tables, what is certain, how every run was made. Markdown.
+
+A pure function of rows; what was not measured is left out, and unfinished runs are.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from playground.results import comparison
+from playground.results.comparison import Row, markdown_cell, text
+
+# What a reader asks first, of texts and of pictures; a column without any value is left out.
+COLUMNS = (
+    "run",
+    "title",
+    "quality",
+    "quality_low",
+    "quality_high",
+    "subject_fidelity",
+    "prompt_fidelity",
+    "class_drift",
+    "diversity",
+    "n",
+    "difference",
+    "valid_rate",
+    "adapt_seconds",
+    "adapt_peak_bytes",
+    "stored_bytes",
+    "trainable_parameters",
+    "retention_divergence",
+    "prompt_tokens",
+    "query_seconds_p50",
+    "seconds_per_image",
+)
+ORIGIN = {
+    "playground": "Playground",
+    "commit": "Commit",
+    "cpu": "Processor",
+    "device_name": "Device",
+    "dtype": "Number type",
+    "threads": "CPU threads",
+    "python": "Python",
+    "model_revision": "Model, revision or SHA-256",
+    "data_hash": "Data, SHA-256",
+}
+READING = """## How to read it
+
+Every row of a table answered the same held-out items, greedily, from the same prompt template. “Low” and “high” bound
+the 95 % Wilson interval of the quality. Two runs are compared on the same items (paired bootstrap, McNemar's test);
+“no detectable difference” is an answer. Peak memory is the run's own. A number that was not measured is blank.
+"""
+
+
+def report(rows: Iterable[Row], verdicts: Mapping[int, str] | None = None) -> str:
+    """The report on the finished runs among ``rows``.
+
+    Args:
+        verdicts: by run, how it compares with the base model on the same items, in a sentence.
+    """
+    settings: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            settings.setdefault((row["task"], row["model"]), []).append(row)
+    if not settings:
+        return "# Comparison\n\nNo run is done yet.\n"
+    parts = [_setting(*key, own, verdicts or {}) for key, own in settings.items()]
+    return "\n".join(["# Comparison\n", *parts, READING])
+
+
+def _setting(task: str, model: str, rows: Sequence[Row], verdicts: Mapping[int, str]) -> str:
+    """All about one task and model: only those rows can be held against each other."""
+    ordered = sorted(rows, key=lambda row: -(row["quality"] or row["subject_fidelity"] or 0.0))
+    names = [name for name in COLUMNS if any(row[name] is not None for row in ordered)]
+    told = [(_name(row), verdicts[row["run"]]) for row in ordered if row["run"] in verdicts]
+    made = [(_name(row), _settings(row)) for row in ordered]
+    parts = [
+        f"## {markdown_cell(task)} · {markdown_cell(model)}\n",
+        comparison.to_markdown(ordered, names),
+        _list("Is it really better?", told),
+        _list("How each run was made", made),
+        _list("On what", _origins(ordered)),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _name(row: Row) -> str:
+    return f"{row['title']} (run {row['run']})"
+
+
+def _settings(row: Row) -> str:
+    params = [f"{name} {value}" for name, value in row["params"].items()]
+    limit = [f"{row['limit']} test items"] if row["limit"] else []
+    return ", ".join([*params, f"seed {row['seed']}", *limit])
+
+
+def _origins(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What the runs' provenances say; where they differ, all of it."""
+    found = []
+    for name, label in ORIGIN.items():
+        values = dict.fromkeys(text(row["provenance"].get(name), "text") for row in rows)
+        said = " / ".join(value for value in values if value)
+        if said:
+            found.append((label, said))
+    libraries: dict[str, Any] = {}
+    for row in rows:
+        libraries |= row["provenance"].get("libraries") or {}
+    if libraries:
+        found.append(
+            ("Libraries", ", ".join(f"{name} {version}" for name, version in sorted(libraries.items())))
+        )
+    return found
+
+
+def _list(title: str, pairs: Sequence[tuple[str, str]]) -> str:
+    lines = [f"- **{markdown_cell(name)}**: {markdown_cell(value)}" for name, value in pairs]
+    return "\n".join([f"### {title}\n", *lines, ""]) if lines else ""
