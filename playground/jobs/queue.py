@@ -23,6 +23,7 @@ from playground.data.tasks import Task
 from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreError
 from playground.jobs import local, processes
 from playground.jobs.material import material
+from playground.methods import presets
 from playground.methods.registry import method, methods
 from playground.models import catalogue
 from playground.models.catalogue import Model
@@ -135,13 +136,21 @@ class Queue:
         seed: int = 0,
         limit: int | None = None,
     ) -> list[Filing]:
-        """Check a race without filing it. Raises: as ``prepare``."""
+        """Check a race without filing it. Raises: as ``prepare``.
+
+        Methods without a word in ``params_by_method`` take the preset for this size of model where one was tried.
+        """
         if not method_ids:
             raise InvalidInput("Choose at least one method.", field="methods")
         twice = {id for id in method_ids if list(method_ids).count(id) > 1}
         if twice:
             raise InvalidInput(f"{', '.join(sorted(twice))} is named twice.", field="methods")
-        given = params_by_method or {}
+        given = dict(params_by_method or {})
+        parameters = catalogue.model(model_id, self.settings).parameters
+        for id in method_ids:
+            preset = presets.fitting(id, parameters, self.settings.device)
+            if id not in given and preset and preset.tried:
+                given[id] = preset.values
         group = uuid.uuid4().hex[:8]
         return [
             self.prepare(id, given.get(id, {}), task_id, model_id, seed, limit, group) for id in method_ids

@@ -12,6 +12,8 @@ from playground.errors import InvalidInput, InvalidParams, ModelUnavailable, Que
 from playground.jobs import local, processes
 from playground.jobs import queue as queue_module
 from playground.jobs.queue import Queue
+from playground.methods import presets
+from playground.methods.presets import Preset
 
 ROOT = Path(__file__).parents[2]
 LONG = {"steps": 1000, "pause": 0.05}
@@ -93,6 +95,19 @@ def test_the_queue_has_an_end(settings, store, world):
     with pytest.raises(QueueError, match="full"):
         submit(queue, seed=99)
     assert store.position(store.queued()[2].id) == 3
+
+
+def test_a_race_takes_presets_that_were_tried(queue, monkeypatch):
+    def steps(tried, given=None):
+        entry = Preset("patient", "135m", "cpu", tried, "by hand", {"steps": 7})
+        monkeypatch.setattr(presets, "fitting", lambda id, *_: entry if id == "patient" else None)
+        filings = queue.prepare_race("tiny", "fake", ["zero_shot", "patient"], given)
+        return filings[1].params["steps"]
+
+    default = queue.prepare("patient", {}, "tiny", "fake").params["steps"]
+    assert (steps(True), steps(False)) == (7, default)
+    assert steps(True, {"patient": {"steps": 9}}) == 9
+    assert steps(True, {"patient": {}}) == default
 
 
 def test_a_race_is_filed_whole_or_not_at_all(queue, store):
