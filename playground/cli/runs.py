@@ -18,10 +18,10 @@ from playground.cli.command import (
 )
 from playground.cli.following import add_following, work
 from playground.data import subjects
-from playground.jobs import sweep
+from playground.jobs import sweep, verdicts
 from playground.methods import presets, registry
 from playground.methods.base import FieldSpec, Method
-from playground.results import comparison, items
+from playground.results import comparison, items, report
 from playground.results.runs import RunStore
 from playground.settings import Settings
 
@@ -171,18 +171,27 @@ class Table(Command):
     help = "print the comparison of all runs so far"
 
     def arguments(self, parser: Parser) -> None:
-        parser.add_argument("--format", choices=("md", "csv", "json"), default="md")
+        parser.add_argument(
+            "--format",
+            choices=(*comparison.WRITERS, "report"),
+            default="md",
+            help="report: tables, verdicts on the same items, settings and provenance, as Markdown",
+        )
         parser.add_argument("--task", help="only runs on this task")
         parser.add_argument("--limit-runs", type=positive, metavar="N", help="only the N newest rows")
 
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
         with closing(RunStore(settings.database)) as store:
             runs = comparison.newest(store.list(task=options.task))
-        rows = comparison.rows(runs, descriptions())
-        if options.limit_runs:
-            rows = rows[-options.limit_runs :]
-        write = {"md": comparison.to_markdown, "csv": comparison.to_csv, "json": comparison.to_json}
-        print(write[options.format](rows).rstrip("\n"))
+            rows = comparison.rows(runs, descriptions())
+            if options.limit_runs:
+                rows = rows[-options.limit_runs :]
+            if options.format == "report":
+                told = verdicts.verdicts(store, runs, lambda id: descriptions().get(id, {}).get("title", id))
+                text = report.report(rows, {run.id: words for run, words in told})
+            else:
+                text = comparison.WRITERS[options.format](rows)
+        print(text.rstrip("\n"))
         return 0
 
 

@@ -316,3 +316,6 @@ def _csv_cell(value: Any) -> Any:
 def to_json(rows: Sequence[Row]) -> str:
     """All columns, raw values, as a JSON array."""
     return json.dumps(list(rows), ensure_ascii=False, indent=2)
+
+
+WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json}  # by the name of the format

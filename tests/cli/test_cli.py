@@ -212,7 +212,7 @@ def test_a_failed_run_is_code_1_and_says_why(playground):
     assert "It did not work" in err
 
 
-def test_the_table_in_three_forms(playground):
+def test_the_table_in_its_forms_and_the_report(playground):
     playground("race", *COMMON, "--methods", "zero_shot,patient", "--limit", 5)
     code, out, _ = playground("table")
     assert code == 0
@@ -223,6 +223,9 @@ def test_the_table_in_three_forms(playground):
     assert (row["method"], row["quality"], row["limit"]) == ("patient", "0.5", "5")
     code, out, _ = playground("table", "--format", "json", "--task", "other")
     assert json.loads(out) == []
+    code, out, _ = playground("table", "--format", "report")
+    assert out.startswith("# Comparison")
+    assert "- **Patient &lt;i&gt;method&lt;/i&gt; (run 2)**: " in out
 
 
 def test_the_same_run_twice_at_once_is_refused(playground, settings, store, world):

@@ -6,6 +6,7 @@ import pytest
 from playground.data import tasks
 from playground.data.tasks import Item
 from playground.errors import AdapterError, InvalidInput
+from playground.results.runs import Filing
 from playground.ui import build
 from playground.ui.tabs import try_it
 from playground.ui.tabs.try_it import Told
@@ -42,6 +43,13 @@ def test_finished_runs_of_one_task_and_model_are_offered(session, home):
     there = try_it.places(session)
     assert list(there) == [f"{home.task}\n{home.model}"]
     assert {run.method for run in there[f"{home.task}\n{home.model}"]} == {"few_shot", "lora"}
+
+
+def test_a_run_whose_task_is_gone_is_not_offered(session, home):
+    filed = session.store.submit(Filing("gone", "few_shot", {"k": 2}, str(home.model), "gone"))
+    session.store.transition(filed.id, "running", expect={"queued"})
+    session.store.finish(filed.id, "done")
+    assert list(try_it.places(session)) == [f"{home.task}\n{home.model}"]
 
 
 def test_runs_chosen_before_stay_and_else_the_best_of_each_method_are(session, home):

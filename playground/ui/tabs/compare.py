@@ -1,11 +1,11 @@
 """Compare: one table of all measured runs, live."""
 
 import tempfile
-from functools import lru_cache
 from pathlib import Path
 
 import gradio as gr
 
+from playground.jobs import verdicts
 from playground.results import comparison, report
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
@@ -41,7 +41,6 @@ ABOUT_PAIRS = {
     "image": ("What it gained, what it lost", "Each method against the base model, same prompts and seeds."),
 }
 GAINS = {"subject_fidelity": "Fidelity", "prompt_fidelity": "prompt fidelity"}
-FORMATS = {"csv": comparison.to_csv, "json": comparison.to_json, "md": comparison.to_markdown}
 DOWNLOADS = {"report": "Download the report", "csv": "CSV", "json": "JSON", "md": "Markdown table"}
 MOST_SAMPLES = 60
 CLICKS = """
@@ -176,12 +175,14 @@ def written(session: Session, runs: list[Run], kind: str) -> str:
     """The comparison of these runs as a file's text; ``kind`` is of ``DOWNLOADS``."""
     rows = comparison.rows(runs, session.described)
     if kind != "report":
-        return FORMATS[kind](rows)
+        return comparison.WRITERS[kind](rows)
     titled = [
         row | {"task": session.task_title(row["task"]), "model": session.model_title(row["model"])}
         for row in rows
     ]
-    return report.report(titled, {run.id: words for run, words in verdicts(session, runs)})
+    return report.report(
+        titled, {run.id: words for run, words in verdicts.verdicts(session.store, runs, session.title)}
+    )
 
 
 def modalities(session: Session) -> list[str]:
@@ -333,7 +334,7 @@ def difference(session: Session, runs: list[Run]) -> str:
         f'<li data-family="{safe(session.family(run.method))}"><b><i class="pg-dot"></i>'
         f"{safe(session.title(run.method))}</b> <small>{safe(session.task_title(run.task))}</small>"
         f"<p>{safe(verdict)}</p></li>"
-        for run, verdict in verdicts(session, runs)
+        for run, verdict in verdicts.verdicts(session.store, runs, session.title)
     ]
     if not lines:
         return empty(
@@ -342,43 +343,8 @@ def difference(session: Session, runs: list[Run]) -> str:
     return f'<ul class="pg-verdicts">{"".join(lines)}</ul>'
 
 
-def verdicts(session: Session, runs: list[Run]) -> list[tuple[Run, str]]:
-    """Every finished run that has a zero-shot run beside it, and how the two compare on the same items."""
-    done = [run for run in runs if run.status == "done"]
-    found = []
-    for run in done:
-        reference = next(
-            (other for other in reversed(done) if other.method == comparison.REFERENCE and _same(run, other)),
-            None,
-        )
-        if reference is None or run.method == comparison.REFERENCE:
-            continue
-        titles = session.title(run.method), session.title(reference.method)
-        found.append((run, _verdict(session.store, run.id, reference.id, *titles)))
-    return found
-
-
 def _same(run: Run, other: Run) -> bool:
     return (run.task, run.model, run.limit) == (other.task, other.model, other.limit)
-
-
-@lru_cache(maxsize=256)
-def _verdict(store, run_id: int, reference_id: int, name: str, reference: str) -> str:
-    from playground.errors import InvalidInput
-    from playground.evaluation import statistics
-
-    try:
-        found = statistics.compare(_tests(store, run_id), _tests(store, reference_id), name, reference)
-    except InvalidInput as error:
-        return str(error)
-    words = found.verdict[0].upper() + found.verdict[1:]
-    return f"{words}. {found.test}: p = {found.p_value:.2g}."
-
-
-def _tests(store, run_id: int) -> list[dict]:
-    return [
-        event.data for event in store.events(run_id, kinds={"sample"}) if event.data.get("stage") == "test"
-    ]
 
 
 def answers(session: Session, run_id: int | None) -> str:
@@ -391,7 +357,7 @@ def answers(session: Session, run_id: int | None) -> str:
         return notice(f"There is no run {run_id} any more.", "warn")
     if session.modality(run.method) == "image":
         return _drawn(session, run)
-    samples = _tests(session.store, run_id)
+    samples = verdicts.tests(session.store, run_id)
     right = sum(1 for sample in samples if sample.get("correct"))
     head = (
         f'<header class="pg-heading"><h3>Answers of run #{run.id}: {safe(session.title(run.method))}</h3>'

@@ -109,12 +109,14 @@ def build(session: Session, pulse: gr.Textbox) -> None:
 def places(session: Session) -> dict[str, list[Run]]:
     """Finished text runs by task and model (a line each), the newest first, the best first within.
 
-    Zero-shot is left out: it is the base model. Of runs that are alike the newest stands for all.
+    Zero-shot is left out: it is the base model. Of runs that are alike the newest stands for all. A run whose task
+    is gone cannot be asked.
     """
+    known = tasks.tasks(session.settings)
     done = [
         run
         for run in comparison.newest(session.runs(status="done"))
-        if session.modality(run.method) == "text" and run.method != comparison.REFERENCE
+        if session.modality(run.method) == "text" and run.method != comparison.REFERENCE and run.task in known
     ]
     there: dict[str, list[Run]] = {}
     for run in reversed(done):

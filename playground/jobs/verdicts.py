@@ -1,0 +1,56 @@
+"""How finished runs compare with zero-shot on the same items, in a sentence each; for the page and the command line."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from playground.errors import InvalidInput
+from playground.results.comparison import REFERENCE
+from playground.results.runs import Run, RunStore
+
+
+def verdicts(store: RunStore, runs: Sequence[Run], title: Callable[[str], str]) -> list[tuple[Run, str]]:
+    """Every finished run that has a zero-shot run beside it, with the verdict.
+
+    Args:
+        title: a method's title by its id.
+    """
+    done = [run for run in runs if run.status == "done"]
+    found = []
+    for run in done:
+        reference = _reference(run, done)
+        if reference is not None and run.method != REFERENCE:
+            titles = title(run.method), title(reference.method)
+            found.append((run, _verdict(store, run.id, reference.id, *titles)))
+    return found
+
+
+def tests(store: RunStore, run_id: int) -> list[dict[str, Any]]:
+    """A run's answers to the test items."""
+    samples = store.events(run_id, kinds={"sample"})
+    return [event.data for event in samples if event.data.get("stage") == "test"]
+
+
+def _reference(run: Run, done: Sequence[Run]) -> Run | None:
+    """The last zero-shot run on the same task, model and items."""
+    setting = (run.task, run.model, run.limit)
+    return next(
+        (
+            other
+            for other in reversed(done)
+            if other.method == REFERENCE and (other.task, other.model, other.limit) == setting
+        ),
+        None,
+    )
+
+
+@lru_cache(maxsize=256)
+def _verdict(store: RunStore, run_id: int, reference_id: int, name: str, reference: str) -> str:
+    from playground.evaluation import statistics
+
+    try:
+        found = statistics.compare(tests(store, run_id), tests(store, reference_id), name, reference)
+    except InvalidInput as error:
+        return str(error)
+    words = found.verdict[0].upper() + found.verdict[1:]
+    return f"{words}. {found.test}: p = {found.p_value:.2g}."
