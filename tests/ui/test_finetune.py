@@ -62,7 +62,7 @@ def test_the_estimate_stands_beside_what_was_measured(session):
     session.store.finish(now.id, "done")
     lane = Look.at(session, "lora").lane(session)
     assert "estimated 1.1 GB; measured 1 GB, error +10 %" in lane
-    assert "estimated 60 s; measured 1 min 20 s, error -25 %" in lane
+    assert "estimated 60 s; measured 80 s, error -25 %" in lane
 
 
 def test_the_running_run_is_shown_even_before_its_first_step(session):
