@@ -21,6 +21,7 @@ Time is (all FLOPs from the same dry step)::
     (training tokens × FLOPs per token + dev evaluations × FLOPs forward) / rate
     + steps × bytes that the optimiser reads and writes / bandwidth
     + FLOPs of the blocks below the first trained one, once for each example, / rate
+    + batches that are computed to choose the number of threads
     + sampled answers: FLOPs of their prompts / rate, and weights / bandwidth for each new token
 
 where the rate is that of an earlier run of the same method and model here (its tokens per second × FLOPs
@@ -46,6 +47,7 @@ from playground.training.batches import Example, Row, pack, pad, shared_prefix
 from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
 from playground.training.lower_blocks import LowerBlocks, stand_in
+from playground.training.measure import TRIALS
 from playground.training.text import Plan
 
 if TYPE_CHECKING:
@@ -187,6 +189,7 @@ def estimate(
     training = (tokens * run.flops + times * run.below_flops) / rate
     if source != "earlier run":  # such a run's speed has the optimiser in it already
         training += plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
+    trying = _trials(plan, device, threads) * training / max(1, plan.steps(used) * plan.gradient_accumulation)
     free = capacity.free_memory(device)
     verdict = capacity.verdict(memory.total, free)
     return Estimate(
@@ -200,7 +203,7 @@ def estimate(
         trainable_parameters=sum(parameter.numel() for parameter in trained),
         total_parameters=sum(parameter.numel() for parameter in wrapped.parameters()),
         memory=memory,
-        seconds=training + _looking(work, dev, run.forward_flops, rate, stored / measured.bytes),
+        seconds=trying + training + _looking(work, dev, run.forward_flops, rate, stored / measured.bytes),
         tokens_per_second=tokens / training if training else 0.0,
         flops_per_token=run.flops,
         speed=source,
@@ -389,6 +392,11 @@ def _tokens(examples: Sequence[Example], plan: Plan) -> int:
     sizes.append(len(examples) % plan.effective_batch)
     batches = sum(-(-size // plan.batch_size) for size in sizes)
     return plan.epochs * (own + prefix * batches)
+
+
+def _trials(plan: Plan, device: str, threads: Sequence[int]) -> int:
+    """Batches that ``measure.calibrate_threads`` computes before the first step."""
+    return (1 + TRIALS) * len(threads) if device == "cpu" and plan.threads == 0 and len(threads) > 1 else 0
 
 
 def _looking(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+TRIALS = 2  # timed steps for each thread count, after one that is not timed
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -135,7 +136,7 @@ def calibrate_threads(step: Callable[[], None], most: int | None = None) -> tupl
     for threads in (most, 1):
         torch.set_num_threads(threads)
         step()  # kernels and packed weights are made anew for each count: half as long again
-        seconds[threads] = min(_timed(step) for _ in range(2))
+        seconds[threads] = min(_timed(step) for _ in range(TRIALS))
     best = min(seconds, key=seconds.__getitem__)
     torch.set_num_threads(best)
     return best, seconds

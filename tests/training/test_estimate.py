@@ -8,7 +8,7 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from playground.training import capacity
+from playground.training import capacity, measure
 from playground.training.batches import Example, pack, shared_prefix
 from playground.training.dry_step import dry_step
 from playground.training.estimate import QUANTISED, SAMPLED, Workload, estimate, part
@@ -189,6 +189,14 @@ def test_dev_losses_take_time_too(guess, make_examples):
     without = guess(make_examples(), tokens_per_second=10.0)
     with_dev = guess(make_examples(), tokens_per_second=10.0, dev=make_examples(6, seed=1))
     assert without.seconds < with_dev.seconds < 3 * without.seconds
+
+
+def test_batches_that_choose_the_thread_count_take_time(guess, make_examples, monkeypatch):
+    monkeypatch.setattr(capacity, "thread_counts", lambda threads: (threads,) if threads else (1, 2))
+    set_before = guess(make_examples(8), dataclasses.replace(PLAN, threads=1), tokens_per_second=10.0)
+    chosen = guess(make_examples(8), dataclasses.replace(PLAN, threads=0), tokens_per_second=10.0)
+    trials = 2 * (1 + measure.TRIALS) * set_before.seconds / set_before.steps
+    assert chosen.seconds - set_before.seconds == pytest.approx(trials)
 
 
 def test_too_long_examples_are_counted(guess, make_examples):
