@@ -69,6 +69,17 @@ def size_of(parameters: int | None) -> str | None:
     return next((size for size, most in SIZES.items() if parameters <= most), None)
 
 
+def fitting(method_id: str, parameters: int | None, device: str = "auto") -> Preset | None:
+    """The preset of a method for a model with so many parameters; None where there is none of that size.
+
+    Args:
+        device: "cpu", "cuda:0", "auto" …: of several presets the one for it goes first, then one that was tried.
+    """
+    size, kind = size_of(parameters), device.partition(":")[0]
+    own = [preset for preset in presets(method_id) if preset.size == size]
+    return min(own, key=lambda preset: (preset.device != kind, not preset.tried), default=None)
+
+
 @cache
 def _read(path: Path) -> tuple[Preset, ...]:
     found = tomllib.loads(path.read_text(encoding="utf-8"))
