@@ -54,7 +54,7 @@ def test_commands_are_those_that_the_parser_takes():
 
 def test_without_measured_techniques_there_is_no_table(tables, monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert tables.measured() == ""
+    assert tables.measured() == tables.taught() == ""
 
 
 def spread(mean, low=None, high=None):
@@ -101,6 +101,33 @@ def test_measured_techniques_are_a_table(tables, monkeypatch, tmp_path):
     )
     assert "all 200 test items" in lines[-1] and "seeds 0, 1:" in lines[-1]
     assert "up to 1.2 cores busy" in lines[-1]
+
+
+def test_taught_subjects_are_a_table(tables, monkeypatch, tmp_path):
+    import json
+
+    run = {"seed": 0, "judge": "starter CLIP", "other_load_cores": None}
+    figures = {
+        "subject_fidelity": spread(0.5, 0.45, 0.55), "prompt_fidelity": spread(0.7), "class_drift": spread(0.02),
+        "adapt_seconds": spread(100.0), "adapt_peak_bytes": spread(9e8), "stored_bytes": spread(5e7),
+    }  # fmt: skip
+    full = {
+        "method": "dreambooth", "title": "DreamBooth with prior", "spread": figures, "runs": [run],
+        "above_base": spread(0.25, 0.2, 0.3),
+    }  # fmt: skip
+    base = full | {"method": "image_base", "title": "Base image model"}
+    subject = {"title": "Mascot", "rows": [base, full]}
+    body = {"model": "starter-stickers", "machine": "One, 2 cores", "subjects": [subject]}
+    (tmp_path / "subjects.json").write_text(json.dumps(body))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    lines = tables.taught().splitlines()
+    assert lines[2].startswith("| Mascot | Base image model | 0.500 (0.450 – 0.550) |  | 0.700 |")
+    assert lines[3] == (
+        "| Mascot | DreamBooth with prior | 0.500 (0.450 – 0.550) | 0.250 (0.200 – 0.300) | 0.700 | 0.020 |"
+        " 100 s | 900 MB | 50 MB |"
+    )
+    assert "seeds 0:" in lines[-1] and "Judged by starter CLIP" in lines[-1]
+    assert lines[-1].endswith("One, 2 cores.")
 
 
 def test_both_commands_stand_in_the_first_screen():

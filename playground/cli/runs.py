@@ -18,7 +18,7 @@ from playground.cli.command import (
 )
 from playground.cli.following import add_following, work
 from playground.data import subjects
-from playground.jobs import sweep, verdicts
+from playground.jobs import races, sweep, verdicts
 from playground.methods import presets, registry
 from playground.methods.base import FieldSpec, Method
 from playground.results import comparison, items, report
@@ -31,22 +31,28 @@ class Race(Command):
     help = "run several methods on one task and compare them"
 
     def arguments(self, parser: Parser) -> None:
-        usual = " or ".join(",".join(ids) for ids in registry.RACES.values())
-        parser.add_argument("--methods", help=f"ids with commas between; default: {usual}", default=None)
+        parser.add_argument(
+            "--methods",
+            help=f"ids with commas between; default: {','.join(registry.RACE)}, on a subject or style every way to "
+            "learn it, with and without prior preservation, with the presets for the model's size",
+            default=None,
+        )
         add_setting(parser)
         add_following(parser)
 
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
-        if options.methods is None:
-            chosen = [id for id in registry.RACES[_kind(options.task, settings)] if id in registry.methods()]
-        else:
-            chosen = [id.strip() for id in options.methods.split(",") if id.strip()]
+        kind = _kind(options.task, settings)
+        on = {"seed": options.seed, "limit": options.limit}
+        if options.methods is None and kind != "text":
+            return work(
+                options,
+                settings,
+                lambda queue: races.prepare(queue, kind, options.task, options.model, **on),
+            )
+        named = ",".join(registry.RACE) if options.methods is None else options.methods
+        chosen = [id.strip() for id in named.split(",") if id.strip()]
         return work(
-            options,
-            settings,
-            lambda queue: queue.prepare_race(
-                options.task, options.model, chosen, seed=options.seed, limit=options.limit
-            ),
+            options, settings, lambda queue: queue.prepare_race(options.task, options.model, chosen, **on)
         )
 
 

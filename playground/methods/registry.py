@@ -68,11 +68,6 @@ BUILT_IN = (
 
 # Those that race unless others are chosen: one of each kind, in about ten minutes on two cores.
 RACE = ("zero_shot", "few_shot", "rag", "lora")
-RACES = {
-    "text": RACE,
-    "subject": ("image_base", "dreambooth", "dreambooth_lora"),
-    "style": ("image_base", "style_lora"),
-}
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import ROOT, record
+from record import ROOT, record, spread
 
 sys.path.insert(0, str(ROOT))
 
@@ -58,27 +58,30 @@ class Plan:
         return self.queue.prepare(method, values, self.task, self.model, seed, self.limit)
 
     def run(self, filing: Filing) -> Run | None:
-        """The newest run of that filing; a finished one counts more."""
-        found = [
-            run for run in self.store.list(task=self.task, method=filing.method) if run.key == filing.key
-        ]
-        return max(found, key=lambda run: (run.status == "done", run.id), default=None)
+        """See ``newest``."""
+        return newest(self.store, filing)
 
 
-def finish(plan: Plan, filing: Filing, place: str) -> Run:
+def newest(store: RunStore, filing: Filing) -> Run | None:
+    """The newest run of that filing; a finished one counts more."""
+    found = [run for run in store.list(task=filing.task, method=filing.method) if run.key == filing.key]
+    return max(found, key=lambda run: (run.status == "done", run.id), default=None)
+
+
+def finish(queue: Queue, filing: Filing, place: str) -> Run:
     """The run of that filing at its end: found in the store, gone on with, or run now."""
-    run = plan.run(filing)
+    run = newest(queue.store, filing)
     if run is None:
-        run = plan.queue.file([filing])[0]
+        run = queue.file([filing])[0]
     elif run.status in {"failed", "cancelled", "interrupted"}:
-        run = plan.queue.resume(run.id)
+        run = queue.resume(run.id)
     line = ProgressLine(sys.stderr)
     while run.status not in FINISHED:
         told = run.progress or {}
         how_far = share(told["phase"], told["done"], told.get("total"), told.get("unit")) if told else "waits"
         line.show(f"{place} {run.method}, seed {run.seed}: {how_far}")
         time.sleep(0.2)
-        run = plan.store.get(run.id)
+        run = queue.store.get(run.id)
     line.end()
     return run
 
@@ -126,7 +129,7 @@ def _method(plan: Plan, runs: Sequence[Run], title: str, before: Sequence[dict])
         "method": runs[0].method,
         "title": title,
         "params": runs[0].params,
-        "spread": {name: _spread([each[name] for each in told]) for name in KEPT},
+        "spread": {name: spread([each[name] for each in told]) for name in KEPT},
         "against_zero_shot": dataclasses.asdict(compare(_mean_scores(answers), before, title, "Zero-shot")),
         "runs": told,
     }
@@ -140,18 +143,6 @@ def _numbers(run: Run) -> dict[str, object]:
 
 def _device(run: Run) -> str | None:
     return run.provenance.get("device_name")
-
-
-def _spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
-    """Mean, lowest, highest and standard deviation (n − 1; None of a single value) over the seeds."""
-    if any(value is None for value in values):
-        return None
-    return {
-        "mean": plain.fmean(values),
-        "low": min(values),
-        "high": max(values),
-        "sd": plain.stdev(values) if len(values) > 1 else None,
-    }
 
 
 def _mean_scores(answers: Sequence[Sequence[dict]]) -> list[dict[str, object]]:
@@ -171,7 +162,7 @@ def measure(plan: Plan, methods: Sequence[str], seeds: Sequence[int]) -> list[Ru
     ]  # all refused before any runs
     failed = []
     for at, filing in enumerate(wanted):
-        run = finish(plan, filing, f"[{at + 1}/{len(wanted)}]")
+        run = finish(plan.queue, filing, f"[{at + 1}/{len(wanted)}]")
         if run.status == "done":
             quality = run.metrics["quality"]
             print(f"{run.method}, seed {run.seed}: {quality:.3f} of {run.metrics['n']:.0f} items", flush=True)

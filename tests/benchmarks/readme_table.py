@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +90,42 @@ def measured() -> str:
     return "\n".join([*lines, "", _below(body), ""])
 
 
+def taught() -> str:
+    """Every way to teach the bundled subjects over several seeds as a Markdown table; "" where none was recorded."""
+    path = RESULTS / "subjects.json"
+    if not path.is_file():
+        return ""
+    body = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| Subject | Way | Likeness | Above the base | Prompt | Drift of the class | Training | Peak memory | Stored |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for subject in body["subjects"]:
+        lines += [_taught(subject["title"], row) for row in subject["rows"]]
+    runs = [run for subject in body["subjects"] for row in subject["rows"] for run in row["runs"]]
+    seeds, judges = ({run[name] for run in runs} for name in ("seed", "judge"))
+    words = (
+        f"{body['model']}, the bundled presets 15m-cpu, seeds {', '.join(map(str, sorted(seeds)))}: the mean, and from "
+        f"the lowest to the highest seed in brackets. Judged by {', '.join(sorted(filter(None, judges)))} on held-out "
+        f"pictures; looks and pictures of the class count as training. {body['machine']}.{_busy(runs)}"
+    )
+    return "\n".join([*lines, "", words, ""])
+
+
+def _taught(subject: str, row: dict) -> str:
+    spread = row["spread"]
+    names = ("subject_fidelity", "prompt_fidelity", "class_drift")
+    likeness, prompt, drift = (_range(spread[name], "similarity") for name in names)
+    gain = _range(row["above_base"], "similarity") if row["method"] != "image_base" else ""
+    cells = [
+        *(subject, row["title"], likeness, gain, prompt, drift),
+        _range(spread["adapt_seconds"], "s"),
+        shown(_mean(spread["adapt_peak_bytes"]), "B"),
+        shown(_mean(spread["stored_bytes"]), "B"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
 def _below(body: dict) -> str:
     """What the table of techniques rests on."""
     zero = body["zero_shot"]
@@ -100,13 +137,15 @@ def _below(body: dict) -> str:
         " The difference is paired item by item, each item's score being its mean over the seeds."
         f" {body['machine']}."
     )
-    busy = [run["other_load_cores"] for one in body["methods"] for run in one["runs"]]
-    most = max((each for each in busy if each is not None), default=0)
-    if most >= 0.1:
-        words += (
-            f" Other programs kept up to {most:.1f} cores busy meanwhile, so seconds alone would be fewer."
-        )
-    return words
+    return words + _busy(run for one in body["methods"] for run in one["runs"])
+
+
+def _busy(runs: Iterable[dict]) -> str:
+    """What else kept the machine busy while the runs were measured; "" where nothing did."""
+    most = max((run["other_load_cores"] or 0 for run in runs), default=0)
+    if most < 0.1:
+        return ""
+    return f" Other programs kept up to {most:.1f} cores busy meanwhile, so seconds alone would be fewer."
 
 
 def _seeds(one: dict, body: dict) -> str:
@@ -156,6 +195,7 @@ def with_tables(text: str) -> str:
     for name, make in {
         "race": race,
         "measured": measured,
+        "taught": taught,
         "techniques": techniques,
         "figures": figures,
     }.items():

@@ -2,7 +2,9 @@
 
 import json
 import platform
+import statistics
 import sys
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +55,18 @@ def record(
     }
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    """Mean, lowest, highest and standard deviation (n − 1; None of a single value); None where one is missing."""
+    if any(value is None for value in values):
+        return None
+    return {
+        "mean": statistics.fmean(values),
+        "low": min(values),
+        "high": max(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+    }
 
 
 def _short(argument: str) -> str:

@@ -1,24 +1,13 @@
 """The benchmark of techniques and seeds, with methods that only wait."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from benchmark_modules import load
 
 from playground.jobs import local
 from playground.methods import presets
 from playground.results.runs import RunStore
-
-HERE = Path(__file__).parent
-
-
-def load(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -99,5 +88,5 @@ def test_scores_of_several_seeds_are_paired_by_item(monkeypatch):
         [{"item": "a", "score": 0}, {"item": "b", "score": 0}],
     ]
     assert module._mean_scores(answers) == [{"item": "a", "score": 0.5}, {"item": "b", "score": 0.0}]
-    assert module._spread([1.0, 3.0]) == {"mean": 2.0, "low": 1.0, "high": 3.0, "sd": pytest.approx(2**0.5)}
-    assert module._spread([1.0])["sd"] is None
+    assert module.spread([1.0, 3.0]) == {"mean": 2.0, "low": 1.0, "high": 3.0, "sd": pytest.approx(2**0.5)}
+    assert module.spread([1.0])["sd"] is None

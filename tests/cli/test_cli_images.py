@@ -1,11 +1,15 @@
 """The command line on image methods: what it chooses, and what it refuses in plain words."""
 
+from contextlib import closing
+
 import pytest
 
 from playground import cli
 from playground.errors import InvalidInput
-from playground.jobs import export_work, local, sweep
+from playground.jobs import export_work, local, races, sweep
 from playground.jobs.queue import Queue
+from playground.methods import presets
+from playground.models import catalogue
 from playground.results.runs import Filing, RunStore
 from playground.settings import Settings
 
@@ -35,28 +39,34 @@ def finished(home):
 def test_a_subject_is_raced_by_image_methods_on_the_image_model(home, monkeypatch):
     from playground.cli import runs
 
-    seen = {}
+    seen = []
 
     def work(options, settings, prepare, *more):
-        seen["model"] = options.model
-
-        class Spy:
-            def prepare_race(self, task, model, methods, **named):
-                seen["methods"] = list(methods)
-
-        prepare(Spy())
+        with closing(RunStore(settings.database)) as store:
+            seen[:] = prepare(Queue(settings, store))
         return 0
 
     monkeypatch.setattr(runs, "work", work)
-    assert cli.main(["race", "--task", "mascot"]) == 0
-    assert seen == {
-        "model": "starter-stickers",
-        "methods": ["image_base", "dreambooth", "dreambooth_lora"],
-    }
+    assert cli.main(["race", "--task", "mascot", "--seed", "3"]) == 0
+    assert {(one.model, one.seed) for one in seen} == {("starter-stickers", 3)}
+    assert [(one.method, one.params.get("prior_preservation")) for one in seen] == [
+        ("image_base", None), ("dreambooth", True), ("dreambooth", False),
+        ("dreambooth_lora", True), ("dreambooth_lora", False),
+    ]  # fmt: skip
     assert cli.main(["race", "--task", "outline"]) == 0
-    assert seen["methods"] == ["image_base", "style_lora"]
+    assert [one.method for one in seen] == ["image_base", "style_lora"]
     assert cli.main(["race", "--task", "support-desk"]) == 0
-    assert seen == {"model": "smollm2-135m", "methods": ["zero_shot", "few_shot", "rag", "lora"]}
+    assert {one.model for one in seen} == {"smollm2-135m"}
+    assert [one.method for one in seen] == ["zero_shot", "few_shot", "rag", "lora"]
+
+
+def test_a_race_takes_the_preset_for_the_models_size(home):
+    with closing(RunStore(home.database)) as store:
+        filings = races.prepare(Queue(home, store), "subject", "mascot", "starter-stickers")
+    full = next(one for one in filings if one.method == "dreambooth")
+    values = presets.preset("dreambooth", "15m-cpu").values
+    assert values and {name: full.params[name] for name in values} == values
+    assert races.params_of(races.Racer("dreambooth"), catalogue.model("o/unknown"), home) == {}
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,21 @@ def test_a_model_has_a_size_class(parameters, size):
     assert presets.size_of(parameters) == size
 
 
+@pytest.mark.parametrize(
+    ("parameters", "device", "name"),
+    [
+        (134_515_008, "auto", "135m-cpu"),
+        (134_515_008, "cuda:0", "135m-cuda"),
+        (1_200_000_000, "cpu", "1b-cuda"),
+        (15_023_787, "auto", None),
+        (None, "auto", None),
+    ],
+)
+def test_the_preset_that_fits_a_model(parameters, device, name):
+    found = presets.fitting("lora", parameters, device)
+    assert (found.name if found else None) == name
+
+
 def test_reading_them_is_light():
     code = (
         "import sys; from playground.methods.presets import presets; presets(); print('torch' in sys.modules)"

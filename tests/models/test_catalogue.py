@@ -1,13 +1,15 @@
 """The catalogue reads, is cheap, and says what there is."""
 
+import math
 import subprocess
 import sys
 
 import pytest
+from safetensors import safe_open
 
 from playground.errors import ModelUnavailable
 from playground.models import catalogue
-from playground.settings import Settings
+from playground.settings import ASSETS, Settings
 
 
 def test_every_entry_has_its_facts():
@@ -65,3 +67,13 @@ def test_importing_it_loads_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.starter
+def test_the_starter_image_models_parameters_are_those_of_its_files():
+    counted = 0
+    for part in ("unet", "vae", "text_encoder"):
+        for path in (ASSETS / "starter-image" / part).glob("*.safetensors"):
+            with safe_open(path, "pt") as opened:
+                counted += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 - it is no dictionary
+    assert catalogue.models("image")["starter-stickers"].parameters == counted
