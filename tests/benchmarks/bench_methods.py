@@ -2,8 +2,9 @@
 
 ``python tests/benchmarks/bench_methods.py [--methods a,b] [--seeds 0,1,2] [--limit N] [--home DIR]`` queues the runs
 one after the other in a store of its own, in DIR; models are those of the usual home. What that store has finished
-is not run again, so it can be stopped and started at any time. After every run ``results/methods.json`` is written
-from all that the store holds. Each technique is compared with zero-shot item by item.
+is not run again, so it can be stopped and started at any time, nor is what ``results/methods.json`` holds already with
+the same model, data and preset, so it can go on elsewhere. After every run that file is written from both. Each
+technique is compared with zero-shot item by item.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import ROOT, record, spread
+from record import ROOT, record, recorded, spread
 
 sys.path.insert(0, str(ROOT))
 
@@ -22,6 +23,7 @@ from playground.cli.progress import ProgressLine, fetch, share
 from playground.errors import PlaygroundError
 from playground.jobs.queue import Queue
 from playground.methods import presets, registry
+from playground.methods.base import Method
 from playground.results import items
 from playground.results.comparison import REFERENCE
 from playground.results.runs import FINISHED, Filing, Run, RunStore
@@ -47,6 +49,7 @@ class Plan:
     task: str
     model: str
     limit: int | None
+    recorded: dict[str, dict]  # what results/methods.json holds, by the run's key
 
     @property
     def store(self) -> RunStore:
@@ -57,9 +60,12 @@ class Plan:
         values = {} if method == REFERENCE else presets.preset(method, PRESET).values
         return self.queue.prepare(method, values, self.task, self.model, seed, self.limit)
 
-    def run(self, filing: Filing) -> Run | None:
-        """See ``newest``."""
-        return newest(self.store, filing)
+    def numbers(self, filing: Filing) -> dict[str, object] | None:
+        """What the run of that filing gave, here or as it was recorded; None where it is not done."""
+        run = newest(self.store, filing)
+        if run is None or run.status != "done":
+            return self.recorded.get(filing.key)
+        return _numbers(run, items.tests(self.store.events(run.id, kinds={"sample"})))
 
 
 def newest(store: RunStore, filing: Filing) -> Run | None:
@@ -86,20 +92,28 @@ def finish(queue: Queue, filing: Filing, place: str) -> Run:
     return run
 
 
+def earlier(task: str, model: str, limit: int | None) -> dict[str, dict]:
+    """The runs that results/methods.json holds of this task, model and cap, by their keys."""
+    body = recorded("methods")
+    if body is None or (body["task"], body["model"], body["limit"]) != (task, model, limit):
+        return {}
+    runs = [body["zero_shot"], *(run for one in body["methods"] for run in one["runs"])]
+    return {run["key"]: run for run in runs}
+
+
 def summary(plan: Plan) -> dict[str, object]:
-    """All that the store has finished with these presets, the newest run a technique and seed."""
-    base = plan.run(plan.filing(REFERENCE))
-    before = items.tests(plan.store.events(base.id, kinds={"sample"}))
+    """All that is done with these presets, here or elsewhere, the newest run a technique and seed."""
+    base = plan.numbers(plan.filing(REFERENCE))
     methods = []
     for id, method in registry.methods().items():
         if method.family == "parametric" and _has_preset(id) and (runs := _finished(plan, id)):
-            methods.append(_method(plan, runs, method.title, before))
+            methods.append(_method(plan, runs, method, base))
     return {
         "task": plan.task,
         "model": plan.model,
         "limit": plan.limit,
         "preset": PRESET,
-        "zero_shot": _numbers(base),
+        "zero_shot": base,
         "methods": methods,
     }
 
@@ -108,50 +122,47 @@ def _has_preset(method: str) -> bool:
     return any(preset.name == PRESET for preset in presets.presets(method))
 
 
-def _finished(plan: Plan, method: str) -> list[Run]:
-    """Runs with the preset as it is now, the newest a seed."""
-    keys: dict[int, str] = {}
-    found: dict[int, Run] = {}
-    for run in sorted(plan.store.list(task=plan.task, method=method, status="done"), key=lambda run: run.id):
-        if run.seed not in keys:
-            keys[run.seed] = plan.filing(method, run.seed).key
-        if run.key == keys[run.seed]:
-            found[run.seed] = run
-    return [found[seed] for seed in sorted(found)]
+def _finished(plan: Plan, method: str) -> list[dict[str, object]]:
+    """Runs with the preset as it is now, one a seed."""
+    seeds = {run.seed for run in plan.store.list(task=plan.task, method=method, status="done")}
+    seeds |= {run["seed"] for run in plan.recorded.values() if run["method"] == method}
+    found = [plan.numbers(plan.filing(method, seed)) for seed in sorted(seeds)]
+    return [numbers for numbers in found if numbers is not None]
 
 
-def _method(plan: Plan, runs: Sequence[Run], title: str, before: Sequence[dict]) -> dict[str, object]:
+def _method(plan: Plan, runs: Sequence[dict], method: Method, base: dict) -> dict[str, object]:
     from playground.evaluation.statistics import compare
 
-    told = [_numbers(run) for run in runs]
-    answers = [items.tests(plan.store.events(run.id, kinds={"sample"})) for run in runs]
+    scores, before = _mean_scores([run["scores"] for run in runs]), _mean_scores([base["scores"]])
     return {
-        "method": runs[0].method,
-        "title": title,
-        "params": runs[0].params,
-        "spread": {name: spread([each[name] for each in told]) for name in KEPT},
-        "against_zero_shot": dataclasses.asdict(compare(_mean_scores(answers), before, title, "Zero-shot")),
-        "runs": told,
+        "method": method.id,
+        "title": method.title,
+        "params": plan.filing(method.id).params,
+        "spread": {name: spread([each[name] for each in runs]) for name in KEPT},
+        "against_zero_shot": dataclasses.asdict(compare(scores, before, method.title, "Zero-shot")),
+        "runs": runs,
     }
 
 
-def _numbers(run: Run) -> dict[str, object]:
-    told = {name: run.metrics.get(name) for name in KEPT}
-    other = run.provenance.get("other_load_cores")
-    return {"run": run.id, "seed": run.seed, **told, "other_load_cores": other, "device": _device(run)}
+def _numbers(run: Run, answers: Sequence[dict]) -> dict[str, object]:
+    """What is kept of a run; ``scores`` are its items' in the order of their ids, with blanks between."""
+    ordered = sorted(answers, key=lambda answer: answer["item"])
+    return {
+        "method": run.method,
+        "seed": run.seed,
+        "key": run.key,
+        **{name: run.metrics.get(name) for name in KEPT},
+        "other_load_cores": run.provenance.get("other_load_cores"),
+        "device": run.provenance.get("device_name"),
+        "commit": run.provenance.get("commit"),
+        "scores": " ".join(f"{answer['score']:.4g}" for answer in ordered),
+    }
 
 
-def _device(run: Run) -> str | None:
-    return run.provenance.get("device_name")
-
-
-def _mean_scores(answers: Sequence[Sequence[dict]]) -> list[dict[str, object]]:
+def _mean_scores(scores: Sequence[str]) -> list[dict[str, object]]:
     """Each item's score, mean over the seeds: items are what was sampled, not items times seeds."""
-    scores: dict[str, list[float]] = {}
-    for samples in answers:
-        for sample in samples:
-            scores.setdefault(sample["item"], []).append(float(sample["score"]))
-    return [{"item": id, "score": plain.fmean(each)} for id, each in scores.items()]
+    by_item = zip(*([float(one) for one in each.split()] for each in scores), strict=True)
+    return [{"item": str(at), "score": plain.fmean(each)} for at, each in enumerate(by_item)]
 
 
 def measure(plan: Plan, methods: Sequence[str], seeds: Sequence[int]) -> list[Run]:
@@ -162,6 +173,9 @@ def measure(plan: Plan, methods: Sequence[str], seeds: Sequence[int]) -> list[Ru
     ]  # all refused before any runs
     failed = []
     for at, filing in enumerate(wanted):
+        if plan.numbers(filing) is not None:
+            record("methods", [], PACKAGES, **summary(plan))
+            continue
         run = finish(plan.queue, filing, f"[{at + 1}/{len(wanted)}]")
         if run.status == "done":
             quality = run.metrics["quality"]
@@ -204,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         fetch(given.model, settings)
         queue.start()
-        plan = Plan(queue, given.task, given.model, given.limit)
+        known = earlier(given.task, given.model, given.limit)
+        plan = Plan(queue, given.task, given.model, given.limit, known)
         return (
             1
             if measure(plan, given.methods.split(","), [int(seed) for seed in given.seeds.split(",")])

@@ -34,14 +34,15 @@ def record(
     name: str,
     rows: list[dict],
     packages: tuple[str, ...] = ("torch", "transformers"),
-    folder: Path = RESULTS,
+    folder: Path | None = None,
     **more: object,
 ) -> Path:
-    """Write ``<name>.json`` into ``folder``.
+    """Write ``<name>.json`` into ``folder``, ``RESULTS`` unless another is named.
 
     Each row has ``what`` (str), ``ours`` (float), ``theirs`` (float or None), ``unit`` (str), ``against``
     (str), ``ratio`` (float or None: how many times better ours is) and ``note`` (str). ``more`` is kept beside them.
     """
+    folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     body = {
@@ -55,6 +56,12 @@ def record(
     }
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def recorded(name: str) -> dict | None:
+    """What ``<name>.json`` holds in ``RESULTS``; None where there is none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def spread(values: Sequence[float | None]) -> dict[str, float | None] | None:

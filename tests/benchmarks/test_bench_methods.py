@@ -75,6 +75,25 @@ def test_a_run_that_failed_is_told_and_tried_again(bench, monkeypatch, capsys):
     assert len(json.loads(bench.results.read_text())["methods"]) == 1
 
 
+def test_what_was_recorded_elsewhere_is_not_run_again(bench, monkeypatch, capsys):
+    assert bench("--methods", "patient", "--seeds", "0", "--limit", "5") == 0
+    (before,) = json.loads(bench.results.read_text())["methods"]
+    assert (
+        bench("--methods", "patient", "--seeds", "0,1", "--limit", "5", "--home", str(bench.home / "new"))
+        == 0
+    )
+    assert runs(bench.home / "new") == [("patient", 1, "done")]
+    (row,) = json.loads(bench.results.read_text())["methods"]
+    assert [run["seed"] for run in row["runs"]] == [0, 1] and row["runs"][0] == before["runs"][0]
+    other = presets.Preset("patient", "135m", "cpu", True, "By trying.", {"steps": 3, "pause": 0.001})
+    monkeypatch.setattr(presets, "_read", lambda path: (other,))
+    assert (
+        bench("--methods", "patient", "--seeds", "1", "--limit", "5", "--home", str(bench.home / "new")) == 0
+    )
+    (row,) = json.loads(bench.results.read_text())["methods"]
+    assert [run["seed"] for run in row["runs"]] == [1]  # what another preset gave does not count
+
+
 def test_what_has_no_preset_is_refused_before_anything_runs(bench, capsys):
     assert bench("--methods", "patient,magic") == 2
     assert "magic" in capsys.readouterr().err
@@ -83,10 +102,6 @@ def test_what_has_no_preset_is_refused_before_anything_runs(bench, capsys):
 
 def test_scores_of_several_seeds_are_paired_by_item(monkeypatch):
     module = load("bench_methods", monkeypatch)
-    answers = [
-        [{"item": "a", "score": 1}, {"item": "b", "score": 0}],
-        [{"item": "a", "score": 0}, {"item": "b", "score": 0}],
-    ]
-    assert module._mean_scores(answers) == [{"item": "a", "score": 0.5}, {"item": "b", "score": 0.0}]
+    assert module._mean_scores(["1 0", "0 0"]) == [{"item": "0", "score": 0.5}, {"item": "1", "score": 0.0}]
     assert module.spread([1.0, 3.0]) == {"mean": 2.0, "low": 1.0, "high": 3.0, "sd": pytest.approx(2**0.5)}
     assert module.spread([1.0])["sd"] is None
