@@ -59,12 +59,12 @@ def test_the_guides_count():
     html = explain.count(10_000, 10_000, 32)
     assert "100,000,000" in html
     assert "640,000" in html
-    assert "99.36 % fewer" in html
+    assert "99.36 % fewer: 1 number instead of 156" in html
 
 
 def test_a_rank_that_saves_nothing_is_said():
     assert "no fewer: a rank of 5 or more" in explain.count(10, 10, 8)
-    assert "fewer, " in explain.count(10, 10, 4)
+    assert "20.00 % fewer: 1 number instead of 1.25" in explain.count(10, 10, 4)
 
 
 def rectangles(html):

@@ -49,7 +49,8 @@ def low_rank(w0: Sequence, a: Sequence, b: Sequence, scale: float) -> str:
         '<div class="pg-heats">'
         f"{_heat('W₀', w0, top, 'frozen')}<span>+</span>{_heat('λ · A · B', update, top, 'trained')}"
         f"<span>=</span>{_heat('W', whole, top, '')}</div>"
-        f'<p class="pg-muted">A and B hold {d} · {k} + {k} · {n} = {k * (d + n)} numbers, W₀ holds {d * n}. '
+        f'<p class="pg-muted">A and B hold {d} · {k} + {k} · {n} = {k * (d + n)} numbers, W₀ holds {d * n}: '
+        "next to nothing is saved in so small a matrix, nearly everything in a large one, as below. "
         f"Every row of λ · A · B is a mixture of B's {k} rows: that is what “rank {k}” means. "
         "The paper and its files call the left matrix B and the right one A; the product is the same.</p>"
     )
@@ -109,7 +110,7 @@ def count(d: float | None, n: float | None, k: float | None) -> str:
     d, n, k = (_whole(value, name) for value, name in ((d, "d"), (n, "n"), (k, "k")))
     full, thin = d * n, k * (d + n)
     if thin < full:
-        less = f"{(1 - thin / full) * 100:.2f} % fewer, {full / thin:,.1f} times"
+        less = f"{(1 - thin / full) * 100:.2f} % fewer: 1 number instead of {full / thin:,.3g}"
     else:
         less = f"no fewer: a rank of {math.ceil(full / (d + n)):,} or more saves nothing here"
     shown = facts(

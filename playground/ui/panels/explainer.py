@@ -15,7 +15,14 @@ QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
 def build() -> None:
     """Draw the explainer: the guide's small case, and the counter for matrices of any size."""
-    gr.HTML(heading("What LoRA does", "W = W₀ + λ · A · B. Change any number.", 3))
+    gr.HTML(
+        heading(
+            "What LoRA does",
+            "W = W₀ + λ · A · B: the large matrix stays as it is, two thin ones learn, and their product is added. "
+            "Change any number: double-click it.",
+            3,
+        )
+    )
     with gr.Row(elem_classes="pg-grids"):
         w0 = _grid(explain.W0, "W₀, 4 × 5, frozen", "lora-w0")
         a = _grid(explain.A, "A, 4 × 2, trained", "lora-a")
