@@ -1,4 +1,4 @@
-"""Command line of the recipe: train, evaluate, sheet."""
+"""Command line of the recipe: train, evaluate, speed, sheet."""
 
 import argparse
 import dataclasses
@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder of the finished model and its checkpoint"
     )
     train.add_argument("--data", type=Path, help="folder for icon packages (default: OUT/data)")
+    train.add_argument("--from", dest="begin", type=Path, metavar="MODEL",
+                       help="train the U-Net of this finished model further; --steps unet=N counts its steps too")  # fmt: skip
     train.add_argument("--until", choices=(*STAGES, "end"), default="end", help="stop after this stage")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 follows the machine's load")
     train.add_argument("--steps", action="append", default=[], metavar="STAGE=N", type=stage_steps,
@@ -41,7 +43,11 @@ def parser() -> argparse.ArgumentParser:
         "--note", default="", help="a sentence for the model card about how this one was trained"
     )
     train.add_argument("--no-evaluation", action="store_true")
-    for name, text in (("evaluate", "measure a finished model"), ("sheet", "draw its contact sheet")):
+    for name, text in (
+        ("evaluate", "measure a finished model, and write its card anew"),
+        ("speed", "measure its speed alone, on a machine that is idle, and write its card anew"),
+        ("sheet", "draw its contact sheet"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", type=Path)
     return top
@@ -66,7 +72,8 @@ def run_training(args: argparse.Namespace) -> None:
         if optimise.rank() == 0:
             print(line, flush=True)
 
-    train.train(preset, data, args.out, until=args.until, threads=args.threads, note=args.note, log=log)
+    train.train(preset, data, args.out, begin=args.begin, until=args.until, threads=args.threads,
+                note=args.note, log=log)  # fmt: skip
     if args.until == "end" and not args.no_evaluation and optimise.rank() == 0:
         from playground.starter import card, evaluate
 
@@ -83,9 +90,13 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "train":
             run_training(args)
         else:
-            from playground.starter import evaluate
+            from playground.starter import card, evaluate
 
-            {"evaluate": evaluate.evaluate, "sheet": evaluate.sheet}[args.command](args.folder)
+            {"evaluate": evaluate.evaluate, "speed": evaluate.speed_alone, "sheet": evaluate.sheet}[
+                args.command
+            ](args.folder)
+            if args.command != "sheet":
+                card.write(args.folder)
     except PlaygroundError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1

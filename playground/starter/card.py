@@ -78,12 +78,26 @@ def _training(recipe: dict) -> str:
         for stage, found in recipe["stages"].items()
     )
     sizes = ", ".join(f"{name} {count / 1e6:.1f} million" for name, count in recipe["parameters"].items())
-    return (
-        f"Preset `{recipe['preset']}`, made with `python -m playground.starter train --preset {recipe['preset']}` "
-        f"on: {recipe['machine']}. Parameters: {sizes}.\n\n"
-        f"| Stage | Steps | Minutes of wall time |\n|---|---|---|\n{stages}\n"
-        + (f"\n{recipe['note']}\n" if recipe["note"] else "")
+    before = recipe.get("origin")  # an older recipe.json does not have it
+    command = f"python -m playground.starter train --preset {recipe['preset']}" + (
+        " --from MODEL" if before else ""
     )
+    text = (
+        f"Preset `{recipe['preset']}`, made with `{command}` on: {recipe['machine']}. Parameters: {sizes}.\n\n"
+        f"| Stage | Steps | Minutes of wall time |\n|---|---|---|\n{stages}\n"
+    )
+    if recipe["note"]:
+        text += f"\n{recipe['note']}\n"
+    while before:
+        found = before["stages"]["unet"]
+        text += (
+            f"\nIts U-Net was trained on from a finished model's, with a fresh optimiser: {found['steps']:,} of the steps "
+            f"and {found['seconds'] / 60:.0f} of the minutes above are that one's, and so are the other stages.\n"
+        )
+        if before["note"]:
+            text += f"\nOf that model: {before['note']}\n"
+        before = before.get("origin")
+    return text
 
 
 def _sources() -> str:
@@ -126,7 +140,7 @@ def notice() -> str:
         "program is under Apache-2.0.\n"
     ]
     parts += [
-        f"{p.title}\n  {p.attribution}\n  Licence: {p.licence}\n  Source: {p.source}\n"
+        f"{p.title}\n  {p.attribution}\n  Licence: {p.licence}, https://spdx.org/licenses/{p.licence}.html\n  Source: {p.source}\n"
         f"  Taken from: npm package {p.npm} {p.version} (Iconify)\n  Style word in captions: {p.style}\n"
         for p in PACKAGES
     ]

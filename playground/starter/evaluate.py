@@ -155,6 +155,20 @@ def speed(folder: Path, guidance: float) -> dict:
     return {"seconds to load": round(loading, 2), **measured, "threads": torch.get_num_threads()}
 
 
+def speed_alone(folder: Path) -> None:
+    """Measure only the speed of a model that was evaluated before, and put it in its ``evaluation.json``.
+
+    Raises:
+        ModelUnavailable: there is no such model.
+    """
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise ModelUnavailable(f"There is no evaluated model in {folder}.")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    result |= {"speed": speed(folder, result["guidance"]), "machine": machine()}
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def machine() -> str:
     """The machine in words."""
     if torch.cuda.is_available():
@@ -183,6 +197,7 @@ def evaluate(folder: Path, *, count: int = 480, log: Callable[[str], None] = pri
     Guidance is chosen on captions and seeds that the final figures do not use.
     """
     pipeline, classifier = load(folder), Classifier.load(folder / "classifier")
+    pipeline.unet.to(memory_format=torch.channels_last)  # a fifth faster; speed() takes the model as it comes
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     without = {(noun, style) for noun, style in recipe["held out"]}
     every = [(noun, style) for noun in classifier.names for style in classifier.styles]
@@ -245,6 +260,7 @@ def image(picture: Tensor) -> Image.Image:
 def sheet(folder: Path, path: Path | None = None, *, columns: int = 12, rows: int = 10) -> Path:
     """Draw a contact sheet of ``rows × columns`` names, styles and backgrounds in turn, to ``sheet.png``."""
     pipeline, classifier = load(folder), Classifier.load(folder / "classifier")
+    pipeline.unet.to(memory_format=torch.channels_last)
     measured = folder / "evaluation.json"
     guidance = json.loads(measured.read_text(encoding="utf-8"))["guidance"] if measured.is_file() else 3.5
     colours = list(world.BACKGROUNDS)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from playground.errors import TrainingDiverged
+from playground.starter.muon import Muon
 
 
 @dataclass
@@ -85,12 +86,12 @@ def fast(device: torch.device) -> Iterator[None]:
         yield
 
 
-def rate_at(step: int, steps: int, peak: float) -> float:
-    """Learning rate: a short rise, level, and down to zero over the last quarter.
+def rate_at(step: int, steps: int, peak: float, fall: float = 0.25) -> float:
+    """Learning rate: a short rise, level, and down to zero over the last ``fall`` of the steps.
 
     Level for long, so that a run can be given more or fewer steps when it is resumed.
     """
-    return peak * min(1.0, (step + 1) / min(100, steps), (steps - step) / max(1, steps // 4))
+    return peak * min(1.0, (step + 1) / min(100, steps), (steps - step) / max(1, steps * fall))
 
 
 def share_cores(own: int) -> int:
@@ -104,6 +105,17 @@ def share_cores(own: int) -> int:
     return threads
 
 
+def optimisers_of(network: nn.Module, rate: float, muon: bool) -> list[torch.optim.Optimizer]:
+    """AdamW for what is trained; with ``muon`` it keeps only vectors, the first convolution and the last."""
+    inner, others = [], []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            turned = muon and parameter.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
+            (inner if turned else others).append(parameter)
+    adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    return [adam, Muon(inner, rate)] if inner else [adam]
+
+
 def optimise(
     stage: str,
     network: nn.Module,
@@ -113,6 +125,7 @@ def optimise(
     rate: float,
     folder: Path,
     average: float = 0.0,
+    muon: bool = False,
     save_seconds: float = 60.0,
     threads: int = 0,
     log: Callable[[str], None] = print,
@@ -123,10 +136,12 @@ def optimise(
         stage: name of the checkpoint file, and of the stage's random draws.
         network: changed in place; ``loss_of`` uses it.
         average: decay of the exponential moving average of the weights; 0 for none.
+        muon: train the inner linear layers and convolutions with Muon instead of AdamW.
         threads: 0 chooses them by the machine's load, again and again; with several processes one each.
 
     Returns:
-        The averaged network if there is one, else ``network``; in evaluation mode.
+        The averaged network if there is one, else ``network``; in evaluation mode. A final checkpoint's network
+        (see ``lay``) comes back as it is, whatever ``steps`` says.
 
     Raises:
         TrainingDiverged: the loss is not finite.
@@ -136,15 +151,18 @@ def optimise(
     network.train()
     averaged = copy.deepcopy(network).requires_grad_(False) if average else None
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    start, seconds = 0, 0.0
+    optimisers = optimisers_of(network, rate, muon)
+    start, seconds, warm = 0, 0.0, 0
     if path.is_file():
         saved = torch.load(path, weights_only=True)
         network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
+        if saved.get("final"):
+            return network.eval()
+        for each, state in zip(optimisers, saved["optimisers"] or [], strict=False):
+            each.load_state_dict(state)
         if averaged is not None:
             averaged.load_state_dict(saved["averaged"])
-        start, seconds = saved["step"], saved["seconds"]
+        start, seconds, warm = saved["step"], saved["seconds"], saved.get("warm", 0)
 
     def save(step: int) -> None:
         if rank():
@@ -154,9 +172,10 @@ def optimise(
             {
                 "network": network.state_dict(),
                 "averaged": averaged.state_dict() if averaged is not None else None,
-                "optimiser": optimiser.state_dict(),
+                "optimisers": [each.state_dict() for each in optimisers],
                 "step": step,
                 "seconds": seconds,
+                "warm": warm,
             },
             beside,
         )
@@ -164,7 +183,9 @@ def optimise(
 
     if processes() > 1:
         for value in network.state_dict().values():
-            torch.distributed.broadcast(value, 0)
+            whole = value.contiguous()  # the library sends no other layout
+            torch.distributed.broadcast(whole, 0)
+            value.copy_(whole)
     device = next(network.parameters()).device
     running = None
     last_save = last_log = time.monotonic()
@@ -172,15 +193,16 @@ def optimise(
         began = time.monotonic()
         if device.type == "cpu" and step % 10 == 0:
             torch.set_num_threads(threads) if threads else share_cores(torch.get_num_threads())
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, steps, rate)
+        for group in (group for each in optimisers for group in each.param_groups):
+            group["lr"] = rate_at(step - warm, steps - warm, rate, 1.0 if warm else 0.25)
         with fast(device):
             loss = loss_of(Draw.of(stage, step, rank()))
         loss.backward()
         average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        for each in optimisers:
+            each.step()
+            each.zero_grad()
         if averaged is not None:
             decay = min(average, (1 + step) / (10 + step))
             with torch.no_grad():
@@ -211,3 +233,22 @@ def progress(stage: str, folder: Path) -> dict:
     """Steps done by a stage's checkpoint and the seconds of wall time they took."""
     saved = torch.load(folder / f"{stage}.pt", weights_only=True, mmap=True)
     return {"steps": saved["step"], "seconds": round(saved["seconds"])}
+
+
+def lay(
+    stage: str, network: nn.Module, folder: Path, *, steps: int, seconds: float, final: bool = False
+) -> None:
+    """Write a checkpoint of a network trained elsewhere for ``steps``: it and its average alike, no optimiser.
+
+    Args:
+        final: the stage is not trained any further.
+    """
+    state = network.state_dict()
+    saved = {"network": state, "averaged": state, "optimisers": None, "step": steps, "seconds": seconds}
+    torch.save({**saved, "warm": steps, "final": final}, folder / f"{stage}.pt")
+
+
+def is_final(stage: str, folder: Path) -> bool:
+    """Whether a stage's checkpoint was laid to stay as it is."""
+    path = folder / f"{stage}.pt"
+    return path.is_file() and torch.load(path, weights_only=True, mmap=True).get("final", False)

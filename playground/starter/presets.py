@@ -40,7 +40,9 @@ class Preset:
     unet_layers: int = 1
     unet_steps: int = 16_000
     unet_batch: int = 16
-    unet_rate: float = 1e-3
+    unet_rate: float = 6e-4
+    unsaid: float = 0.05  # how often the U-Net's captions leave out style, and colour
+    empty: float = 0.05  # how many of them are empty
 
     classifier_steps: int = 1500
     classifier_batch: int = 64

@@ -149,10 +149,10 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' and not words.startswith(('uni', 'ufo', 'eu')) else 'a'} {words}"
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
-    """A caption in one of several word orders; style, colour and place are each sometimes left out."""
-    style = scene.style if rng.random() > 0.15 else ""
-    colour = scene.background if rng.random() > 0.15 else ""
+def caption(scene: Scene, rng: random.Random, unsaid: float = 0.15) -> str:
+    """A caption in one of several word orders; style, colour and place are each left out with chance ``unsaid``."""
+    style = scene.style if rng.random() > unsaid else ""
+    colour = scene.background if rng.random() > unsaid else ""
     if len(scene.objects) == 2:
         between = {"left": "to the left of", "right": "to the right of", "next": "next to"}[scene.relation]
         first, second = (with_article(placed.noun) for placed in scene.objects)
@@ -161,7 +161,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
         subject = with_article(scene.objects[0].noun)
     medium = rng.choice(("", "", "a sticker of ", "a picture of ", "a photo of "))
     place = ""
-    if scene.place and rng.random() > 0.15:
+    if scene.place and rng.random() > unsaid:
         place = {"left": " on the left", "right": " on the right"}.get(scene.place, f" at the {scene.place}")
     behind = rng.choice((" on a {0} background", " on {0}", ", {0} background")).format(colour)
     behind = behind.replace(" a orange", " an orange") if colour else ""

@@ -69,3 +69,7 @@ def test_icons_survive_saving(tmp_path):
     assert np.array_equal(loaded.pixels, pixels)
     with pytest.raises(InvalidInput, match="icon file"):
         icons.Icons(["cat"], pixels, pixels[0])
+
+
+def test_the_style_that_style_lora_learns_stays_out_of_training():
+    assert not any("openmoji" in package.npm for package in icons.PACKAGES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from playground.errors import ModelUnavailable, TrainingDiverged
+from playground.errors import InvalidInput, ModelUnavailable, TrainingDiverged
 from playground.starter import card, colour_path, compose, evaluate, networks, optimise, train, world
 from playground.starter.__main__ import main, stage_steps
 from playground.starter.icons import EDGE, Icons
@@ -255,3 +255,97 @@ def test_a_training_goes_on_with_its_own_tokenizer(tmp_path, monkeypatch):
     assert again.get_vocab() == first.get_vocab()
     assert again("a palm tree, a car").input_ids == first("a palm tree, a car").input_ids
     assert again.model_max_length == networks.TOKENS
+
+
+@pytest.fixture(scope="module")
+def trained_on(trained, icons, tmp_path_factory):
+    out = tmp_path_factory.mktemp("further")
+    longer = dataclasses.replace(TINY, unet_steps=6, vae_steps=9, clip_steps=9, decoder_steps=9)
+    train.train(longer, icons, out, begin=trained, note="Further.", threads=1, log=lambda line: None)
+    return out
+
+
+def test_a_warm_start_trains_the_unet_alone_and_counts_its_steps_on(trained, trained_on):
+    for part in ("vae", "text_encoder", "clip", "classifier"):
+        files = list((trained / part).glob("*.safetensors"))
+        assert files
+        assert all(file.read_bytes() == (trained_on / part / file.name).read_bytes() for file in files)
+    assert evaluate.load(trained_on).vae.config.scaling_factor == 1.0
+    unets = [evaluate.load(folder).unet.state_dict() for folder in (trained, trained_on)]
+    assert any(not torch.equal(value, unets[1][key]) for key, value in unets[0].items())
+    recipe = json.loads((trained_on / "recipe.json").read_text())
+    before = json.loads((trained / "recipe.json").read_text())
+    assert recipe["origin"] == before
+    assert recipe["stages"] == before["stages"] | {"unet": recipe["stages"]["unet"]}
+    assert recipe["stages"]["unet"]["steps"] == 6
+    assert recipe["stages"]["unet"]["seconds"] >= before["stages"]["unet"]["seconds"]
+
+
+def test_the_card_tells_a_warm_start(trained, trained_on):
+    recipe, result = (
+        json.loads((folder / f"{name}.json").read_text())
+        for folder, name in ((trained_on, "recipe"), (trained, "evaluation"))
+    )
+    text = card.model_card(recipe, result)
+    assert "--preset tiny --from MODEL" in text
+    assert "4 of the steps" in text
+    assert "Further." in text
+    assert "--from" not in (trained / "README.md").read_text()
+
+
+def test_a_warm_start_begins_with_the_model_s_own_weights(trained, icons, tmp_path):
+    train.train(TINY, icons, tmp_path, begin=trained, until="unet", threads=1, log=lambda line: None)
+    saved = torch.load(tmp_path / "checkpoint/unet.pt", weights_only=True)
+    own = evaluate.load(trained).unet.state_dict()
+    assert saved["step"] == TINY.unet_steps  # nothing was left to do
+    for which in ("network", "averaged"):
+        assert all(torch.equal(value, own[key]) for key, value in saved[which].items())
+
+
+def test_a_warm_start_goes_on_where_it_stopped(trained, icons, tmp_path):
+    def steps(count):
+        preset = dataclasses.replace(TINY, unet_steps=count)
+        train.train(preset, icons, tmp_path, begin=trained, until="unet", threads=1, log=lambda line: None)
+        return torch.load(tmp_path / "checkpoint/unet.pt", weights_only=True)
+
+    first, second = steps(5), steps(6)
+    assert (first["step"], second["step"]) == (5, 6)
+    assert first["warm"] == second["warm"] == TINY.unet_steps
+    assert second["optimisers"][0]["state"][0]["step"] == 2
+
+
+def test_a_warm_start_refuses_what_does_not_fit(trained, icons, tmp_path):
+    def start(out, model=trained, preset=TINY):
+        train.train(preset, icons, out, begin=model, until="unet", threads=1, log=lambda line: None)
+
+    with pytest.raises(ModelUnavailable, match="go on from"):
+        start(tmp_path / "new", model=tmp_path)
+    with pytest.raises(InvalidInput, match="preset tiny"):
+        start(tmp_path / "new", preset=dataclasses.replace(TINY, held_out=0.0))
+    assert not (tmp_path / "new/checkpoint").exists()
+    (tmp_path / "other/checkpoint").mkdir(parents=True)
+    (tmp_path / "other/checkpoint/vae.pt").touch()
+    with pytest.raises(InvalidInput, match="another training"):
+        start(tmp_path / "other")
+
+
+def test_late_timesteps_are_likelier_and_a_batch_spreads_over_all():
+    drawn = torch.cat([train.noisy_times(16, torch.Generator().manual_seed(i)) for i in range(200)])
+    assert 0 <= drawn.min() < 50
+    assert 990 < drawn.max() < 1000
+    assert (drawn >= 500).float().mean() == pytest.approx(0.75, abs=0.01)
+
+
+def test_speed_can_be_measured_alone(trained, tmp_path, capsys):
+    import shutil
+
+    folder = shutil.copytree(trained, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint"))
+    result = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps(result | {"speed": None, "machine": "another"}))
+    assert main(["speed", str(folder)]) == 0
+    again = json.loads((folder / "evaluation.json").read_text())
+    assert again["speed"]["seconds for 1"] > 0
+    assert again["seen pairs"] == result["seen pairs"]
+    assert again["machine"] in (folder / "README.md").read_text()
+    assert main(["speed", str(tmp_path)]) == 1
+    assert "no evaluated model" in capsys.readouterr().err
