@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground.jobs.queue import Queue
-from playground.methods import presets
-from playground.methods.registry import methods
+from playground.methods import presets, registry
 from playground.models import catalogue
 from playground.results.runs import Filing
 from playground.settings import Settings
@@ -36,7 +35,7 @@ RACERS = {
 
 def racers(kind: str) -> list[Racer]:
     """The runs of a race on a subject of that kind, as far as their methods are there."""
-    return [one for one in RACERS[kind] if one.method in methods()]
+    return [one for one in RACERS[kind] if one.method in registry.methods()]
 
 
 def params_of(racer: Racer, model: catalogue.Model, settings: Settings) -> dict[str, Any]:
