@@ -88,7 +88,7 @@ def _name(row: Row) -> str:
 
 
 def _settings(row: Row) -> str:
-    params = [f"{name} {value}" for name, value in row["params"].items()]
+    params = [f"{name} {value}" for name, value in row["params"].items() if value not in (None, "")]
     limit = [f"{row['limit']} test items"] if row["limit"] else []
     return ", ".join([*params, f"seed {row['seed']}", *limit])
 

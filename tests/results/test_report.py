@@ -26,7 +26,8 @@ def test_each_task_and_model_has_a_section_best_first():
 
 def test_verdicts_settings_and_origin_are_told():
     origin = {"cpu": "Ten cores", "libraries": {"torch": "2.13.0"}}
-    text = written(run(2, params={"rank": 8}, limit=40, provenance=origin), verdicts={2: "LoRA is better."})
+    params = {"rank": 8, "modules": ""}
+    text = written(run(2, params=params, limit=40, provenance=origin), verdicts={2: "LoRA is better."})
     assert "- **LoRA (run 2)**: LoRA is better." in text
     assert "- **LoRA (run 2)**: rank 8, seed 0, 40 test items" in text
     assert "- **Processor**: Ten cores" in text
