@@ -61,7 +61,8 @@ def _figures(result: dict) -> str:
         f"by the median colour of the rim. By the small CLIP, {nearest['share']:.1%} of the pictures of seen pairs "
         f"are nearer to their own caption than to any other of {nearest['captions']}.\n\n"
         f"Loading took {speed['seconds to load']} s, one picture {speed['seconds for 1']} s, a batch of four "
-        f"{speed['seconds for 4']} s, with {speed['threads']} threads on: {result['machine']}.\n"
+        f"{speed['seconds for 4']} s, with {speed['threads']} thread{'s' if speed['threads'] > 1 else ''} on: "
+        f"{result['machine']}{', while other work kept it busy' if speed.get('load by others', 0) > 0.5 else ''}.\n"
     )
     if "two objects" in result:
         two = result["two objects"]

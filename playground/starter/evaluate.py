@@ -1,6 +1,7 @@
 """How well the finished model draws what a caption says, and how fast; and its contact sheet."""
 
 import json
+import os
 import platform
 import random
 import statistics
@@ -139,7 +140,7 @@ def captions_for(
 
 
 def speed(folder: Path, guidance: float) -> dict:
-    """Seconds to load the pipeline, and for one picture and four of them; medians of three."""
+    """Seconds to load the pipeline, and for one picture and four of them, medians of three; and the other work then."""
     began = time.perf_counter()
     pipeline = load(folder)
     loading = time.perf_counter() - began
@@ -152,7 +153,9 @@ def speed(folder: Path, guidance: float) -> dict:
             generate(pipeline, ["a cat"] * count, range(count), guidance)
             times.append(time.perf_counter() - began)
         measured[f"seconds for {count}"] = round(statistics.median(times), 2)
-    return {"seconds to load": round(loading, 2), **measured, "threads": torch.get_num_threads()}
+    threads = torch.get_num_threads()
+    others = round(max(0.0, os.getloadavg()[0] - threads), 1)
+    return {"seconds to load": round(loading, 2), **measured, "threads": threads, "load by others": others}
 
 
 def speed_alone(folder: Path) -> None:

@@ -349,3 +349,13 @@ def test_speed_can_be_measured_alone(trained, tmp_path, capsys):
     assert again["machine"] in (folder / "README.md").read_text()
     assert main(["speed", str(tmp_path)]) == 1
     assert "no evaluated model" in capsys.readouterr().err
+
+
+def test_the_card_says_when_other_work_slowed_the_measurement(trained):
+    recipe, result = (json.loads((trained / f"{name}.json").read_text()) for name in ("recipe", "evaluation"))
+    texts = []
+    for load in (0.1, 2.0):
+        result["speed"] |= {"load by others": load, "threads": 1}
+        texts.append(card.model_card(recipe, result))
+    assert ["other work kept it busy" in text for text in texts] == [False, True]
+    assert "with 1 thread on" in texts[0]
