@@ -13,6 +13,7 @@ from playground.jobs import sweep
 from playground.methods import presets
 from playground.methods.base import Method
 from playground.methods.registry import method
+from playground.models import catalogue
 from playground.results.comparison import text as shown_value
 from playground.results.runs import ACTIVE, FINISHED, Run
 from playground.ui import form
@@ -182,8 +183,9 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     name = technique.id
     with gr.Row(elem_classes="pg-form"):
         task, model = task_and_model(session)
-    preset, found = preset_fields(name)
-    fields = form.build(technique)
+    first = first_preset(session, name, model.value)
+    preset, found = preset_fields(name, first)
+    fields = form.build(technique, values=values_of(name, first))
     with gr.Row(elem_classes="pg-form"):
         limit = items_field()
         seed = gr.Number(0, label="Seed", info="The same seed gives the same run.", step=1)
@@ -215,17 +217,27 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
-def preset_fields(name: str) -> tuple[gr.Dropdown, gr.HTML]:
+def first_preset(session: Session, method_id: str, model_id: str | None) -> str:
+    """The preset that was tried for the size of the model that a form begins with; ``NONE`` where there is none."""
+    if not model_id:
+        return NONE
+    parameters = catalogue.model(model_id, session.settings).parameters
+    found = presets.fitting(method_id, parameters, session.settings.device)
+    return found.name if found and found.tried else NONE
+
+
+def preset_fields(name: str, start: str = NONE) -> tuple[gr.Dropdown, gr.HTML]:
+    """The choice of a preset, ``start`` to begin with, and how its values were found."""
     own = [(entry.title, entry.name) for entry in presets.presets(name)]
     preset = gr.Dropdown(
         [("The method's defaults", NONE), *own],
-        value=NONE,
+        value=start,
         label="Preset",
         info="Fills the fields below. “Untried” ones are guesses that nobody has run here yet.",
         elem_id=f"{name}-preset",
         filterable=False,
     )
-    return preset, gr.HTML()
+    return preset, gr.HTML(why(name, start))
 
 
 def values_of(method_id: str, preset: str) -> dict[str, Any]:
