@@ -1,7 +1,7 @@
 """A form made from a method's parameters, and its checks before anything is queued."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -84,10 +84,19 @@ class Form:
         return told, lambda **values: self.verdicts(values, settings, list(inputs))
 
 
-def build(method: Method, skip: Sequence[str] = ()) -> Form:
-    """Draw the form of a method: plain fields first, advanced ones in a fold."""
+def build(method: Method, skip: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Form:
+    """Draw the form of a method: plain fields first, advanced ones in a fold.
+
+    Args:
+        values: what fields begin with in place of their defaults.
+    """
     form = Form(method)
-    specs = [spec for spec in method.Params.fields() if spec.name not in skip]
+    start = values or {}
+    specs = [
+        replace(spec, default=start.get(spec.name, spec.default))
+        for spec in method.Params.fields()
+        if spec.name not in skip
+    ]
     plain = [spec for spec in specs if not spec.advanced]
     advanced = [spec for spec in specs if spec.advanced]
     if plain:

@@ -215,17 +215,18 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
-def preset_fields(name: str) -> tuple[gr.Dropdown, gr.HTML]:
+def preset_fields(name: str, start: str = NONE) -> tuple[gr.Dropdown, gr.HTML]:
+    """The choice of a preset, ``start`` to begin with, and how its values were found."""
     own = [(entry.title, entry.name) for entry in presets.presets(name)]
     preset = gr.Dropdown(
         [("The method's defaults", NONE), *own],
-        value=NONE,
+        value=start,
         label="Preset",
         info="Fills the fields below. “Untried” ones are guesses that nobody has run here yet.",
         elem_id=f"{name}-preset",
         filterable=False,
     )
-    return preset, gr.HTML()
+    return preset, gr.HTML(why(name, start))
 
 
 def values_of(method_id: str, preset: str) -> dict[str, Any]:
