@@ -10,7 +10,7 @@ What it does not see: the workspaces of kernels, and what an allocator keeps for
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +38,23 @@ class DryStep:
 
 
 def dry_step(network: nn.Module, row: Row, *, learn: bool = True, again: bool = False) -> DryStep:
-    """Run one step of a network that stands on the meta device.
+    """Run one step of a language model that stands on the meta device.
 
     Args:
         row: as ``batches.pack`` or ``batches.pad`` makes it for the meta device.
+        learn, again: see ``dry_run``.
+
+    Raises: as ``dry_run``.
+    """
+    return dry_run(network, lambda: row_loss(network, row), learn=learn, again=again)
+
+
+def dry_run(
+    network: nn.Module, loss_of: Callable[[], torch.Tensor], *, learn: bool = True, again: bool = False
+) -> DryStep:
+    """Compute a loss of a network that stands on the meta device, and its gradient.
+
+    Args:
         learn: forward and backward; False = forward alone, as for a dev loss.
         again: gradients of an earlier batch are there already (gradient accumulation).
 
@@ -57,7 +70,7 @@ def dry_step(network: nn.Module, row: Row, *, learn: bool = True, again: bool = 
     meter = _Meter()
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
-            loss = row_loss(network, row)
+            loss = loss_of()
             forward = meter.flops
             if learn:
                 loss.backward()
