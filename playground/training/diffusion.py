@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,15 +36,16 @@ from playground.training.saving import atomic_folder, clear_leftovers
 REPORTS = 100  # points of the loss curves of a run
 WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writing time without another
 ENCODED_AT_ONCE = 4  # pictures in the VAE
+RECALLED = 128  # questions to the network as it was, for the prior without pictures
 
 
 @dataclass(frozen=True)
 class DiffusionPlan:
     """How to train. ``learning_rate`` is the highest one; ``warmup`` the share of steps leading up to it.
 
-    One step sees ``batch_size`` pictures of the subject and as many of the class (where there is a prior), whose
-    mean loss counts ``prior_weight`` times (λ). ``snr_gamma`` weighs errors by min-SNR-γ, None = all alike.
-    ``caption_dropout`` is the share of samples that are seen without their text. ``sample_every`` steps the caller
+    One step sees ``batch_size`` pictures of the subject and ``class_batch`` of the class (where there is a prior;
+    0 = as many), whose mean loss counts ``prior_weight`` times (λ). ``snr_gamma`` weighs errors by min-SNR-γ,
+    None = all alike. ``caption_dropout`` is the share of samples that are seen without their text. ``sample_every`` steps the caller
     may look at the model, 0 = only at the start and at the end; with ``keep_looks`` the weights of each look stay on
     disk (``kept``, ``restore``). ``checkpoint_seconds`` is the shortest time between two checkpoints, longer where
     they take long to write: writing costs at most a twentieth; 0 = one after every step.
@@ -55,6 +56,7 @@ class DiffusionPlan:
 
     steps: int = 200
     batch_size: int = 2
+    class_batch: int = 0
     learning_rate: float = 1e-4
     schedule: Literal["cosine", "linear", "constant"] = "constant"
     warmup: float = 0.0
@@ -101,7 +103,8 @@ class PriorFromNetwork:
     """The prior without pictures of the class: what the network answered before it was adapted.
 
     On noised pictures of the subject, with a text of the class in place of the subject's, the adapted network is
-    to answer as it does with its adapter switched off.
+    to answer as it does with its adapter switched off. That is asked once for each of ``RECALLED`` draws of picture,
+    noise, time and text, which come in turn: they stand for the class as a set of pictures of it would.
     """
 
     prompts: Sequence[str]
@@ -174,7 +177,7 @@ def train(
             raise
         raise OutOfMemory(
             f"Out of memory while training with batch size {plan.batch_size}"
-            f"{' and as many pictures of the class' if prior else ''}. Lower the batch size, the rank or the size of "
+            f"{' and pictures of the class beside it' if prior else ''}. Lower the batch size, the rank or the size of "
             "the pictures, leave the text encoder as it is, or choose a smaller model."
         ) from error
 
@@ -277,6 +280,23 @@ class _Samples:
         return torch.randperm(of, generator=generator).tolist()
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What the denoiser is asked, and what it should answer; the first dimension of the tensors is the batch."""
+
+    noisy: Tensor
+    times: Tensor
+    target: Tensor
+    prompts: list[str]
+
+    @staticmethod
+    def cat(parts: Sequence["_Batch"]) -> "_Batch":
+        tensors = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("noisy", "times", "target")
+        )
+        return _Batch(*tensors, [prompt for part in parts for prompt in part.prompts])
+
+
 class _Training:
     """One call of ``train``."""
 
@@ -300,6 +320,7 @@ class _Training:
         self.state = checkpoints.State(self._fingerprint(), history=[])
         self.pending: list[Tensor] = []  # losses of the steps since the last report: instance, prior
         self.last: tuple[float | None, float | None] = (None, None)
+        self.recalled: dict[int, Tensor] = {}  # answers of the network before it was adapted, by turn
 
     # ---- the course of a training
 
@@ -477,40 +498,54 @@ class _Training:
         count = self.plan.batch_size
         seed = self.plan.seed * 1_000_003 + step
         torch.manual_seed(seed)  # for dropout in the networks
-        generator = torch.Generator(self.model.device).manual_seed(seed)
-        moments, prompts = self._batch(step)
-        latents = self.model.family.latents(self.model.pipeline, moments, generator)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        parts = [count] * (len(latents) // count)
-        times = torch.cat([self.objective.times(part, generator) for part in parts])
-        noisy = self.objective.noisy(latents, noise, times)
-        target = self.objective.target(latents, noise, times)
+        batch = self._batch(step, seed)
         if isinstance(self.prior, PriorFromNetwork):
-            target = torch.cat([target[:count], self._base(noisy[count:], times[count:], prompts[count:])])
+            batch = _Batch.cat([batch, self._asked_before(step)])
         with precision(self.model.device, self.state.mixed):
-            prediction = self._predict(noisy, times, self.texts(self._dropped(prompts, seed)))
-        errors = (prediction.float() - target).square().flatten(1).mean(1) * self.objective.weights(times)
+            told = self.texts(self._dropped(batch.prompts, seed))
+            prediction = self._predict(batch.noisy, batch.times, told)
+        errors = (prediction.float() - batch.target).square().flatten(1).mean(1)
+        errors = errors * self.objective.weights(batch.times)
         subject = errors[:count].mean()
         prior = errors[count:].mean() if self.prior else torch.zeros_like(subject)
         (subject + self.plan.prior_weight * prior).backward()
         return torch.stack([subject, prior]).detach()
 
-    def _batch(self, step: int) -> tuple[Moments, list[str]]:
-        """The step's samples, the subject's first: their moments and their texts."""
-        count = self.plan.batch_size
+    def _batch(self, step: int, seed: int) -> "_Batch":
+        """The step's samples of subject and class, the subject's first."""
+        counts = self.plan.batch_size, self._class_batch
         moments, prompts = [], []
-        for samples in self.samples:
+        for samples, count in zip(self.samples, counts, strict=False):
             numbers = samples.choose(step * count, count, len(samples.prompts))
             moments.append(samples.moments[numbers])
             prompts += [samples.prompts[number] for number in numbers]
-        if isinstance(
-            self.prior, PriorFromNetwork
-        ):  # the same pictures, with noise of their own and other texts
-            moments = moments * 2
-            texts = self.prior.prompts
-            turns = self.samples[0].choose(step * count, count, len(texts))
-            prompts += [texts[turn] for turn in turns]
-        return Moments.cat(moments), prompts
+        return self._noised(moments, prompts, seed)
+
+    def _asked_before(self, step: int) -> "_Batch":
+        """Pictures of the subject with texts of the class, and what the network answered before it was adapted.
+
+        There are ``RECALLED`` such questions, in turn: its answers do not change, so each is asked for once.
+        """
+        count, own, texts = self._class_batch, self.samples[0], self.prior.prompts
+        turn = step % max(1, RECALLED // count)
+        moments = own.moments[own.choose(turn * count, count, len(own.prompts))]
+        prompts = [texts[at] for at in own.choose(turn * count, count, len(texts))]
+        asked = self._noised([moments], prompts, -1 - turn - self.plan.seed * 1_000_003)
+        if turn not in self.recalled:
+            self.recalled[turn] = self._base(asked.noisy, asked.times, prompts)
+        return replace(asked, target=self.recalled[turn])
+
+    def _noised(self, concepts: Sequence[Moments], prompts: list[str], seed: int) -> "_Batch":
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        latents = self.model.family.latents(self.model.pipeline, Moments.cat(concepts), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        times = torch.cat([self.objective.times(len(concept), generator) for concept in concepts])
+        noisy = self.objective.noisy(latents, noise, times)
+        return _Batch(noisy, times, self.objective.target(latents, noise, times), prompts)
+
+    @property
+    def _class_batch(self) -> int:
+        return self.plan.class_batch or self.plan.batch_size
 
     def _dropped(self, prompts: list[str], seed: int) -> list[str]:
         if not self.plan.caption_dropout:

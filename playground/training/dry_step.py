@@ -10,7 +10,7 @@ What it does not see: the workspaces of kernels, and what an allocator keeps for
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,26 @@ def dry_step(
     again: bool = False,
     lower: LowerBlocks | None = None,
 ) -> DryStep:
-    """Run one step of a network that stands on the meta device.
+    """Run one step of a language model that stands on the meta device.
 
     Args:
         row: as ``batches.pack`` or ``batches.pad`` makes it for the meta device.
+        learn, again: see ``dry_run``.
+        lower: where the row starts from hidden states.
+
+    Raises: as ``dry_run``.
+    """
+    return dry_run(network, lambda: row_loss(network, row, lower), learn=learn, again=again)
+
+
+def dry_run(
+    network: nn.Module, loss_of: Callable[[], torch.Tensor], *, learn: bool = True, again: bool = False
+) -> DryStep:
+    """Compute a loss of a network that stands on the meta device, and its gradient.
+
+    Args:
         learn: forward and backward; False = forward alone, as for a dev loss.
         again: gradients of an earlier batch are there already (gradient accumulation).
-        lower: where the row starts from hidden states.
 
     Raises:
         RuntimeError, NotImplementedError, ValueError, TypeError: the network does not run without numbers.
@@ -66,7 +79,7 @@ def dry_step(
     meter = _Meter()
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
-            loss = row_loss(network, row, lower)
+            loss = loss_of()
             forward = meter.flops
             if learn:
                 loss.backward()

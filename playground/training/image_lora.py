@@ -9,11 +9,24 @@ from playground.models.image import ImageModel
 NAME = "default"
 
 
-def add(model: ImageModel, rank: int, alpha: float, *, text_encoders: bool = False, seed: int = 0) -> None:
-    """Put fresh matrices beside the family's layers; only they require a gradient, in float32."""
-    networks = [(model.denoiser, model.family.lora_targets)]
+def add(
+    model: ImageModel,
+    rank: int,
+    alpha: float,
+    *,
+    wide: bool = False,
+    text_encoders: bool = False,
+    seed: int = 0,
+) -> None:
+    """Put fresh matrices beside the family's layers; only they require a gradient, in float32.
+
+    Args:
+        wide: beside feed-forward layers and convolutions, too, not attention alone (LoCon).
+    """
+    family = model.family
+    networks = [(model.denoiser, family.lora_targets + (family.wide_lora_targets if wide else ()))]
     if text_encoders:
-        networks += [(encoder, model.family.text_lora_targets) for encoder in model.text_encoders.values()]
+        networks += [(encoder, family.text_lora_targets) for encoder in model.text_encoders.values()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for network, targets in networks:

@@ -1,11 +1,13 @@
 """A visitor teaches the starter image model a subject, watches it, reloads, and draws with it."""
 
 import re
+import time
 
 import pytest
 from playwright.sync_api import expect
 
-from playground.settings import ASSETS
+from playground.results.runs import RunStore
+from playground.settings import ASSETS, Settings
 
 pytestmark = [
     pytest.mark.browser,
@@ -45,5 +47,54 @@ def test_teach_a_subject_and_draw_it(visit):
     visitor.tab("Compare")
     expect(page.get_by_text("DreamBooth-LoRA").locator("visible=true").first).to_be_visible()
     visitor.picture("compare-images")
+    assert visitor.errors == []
+    assert "Traceback" not in visitor.site.log
+
+
+def wait_until(true, seconds=180):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.5)
+
+
+def run_of(site):
+    """The run of the store, and what its log says."""
+    store = RunStore(Settings(home=site.home).database)
+    try:
+        (run,) = store.list()
+        return run, [event.data["text"] for event in store.events(run.id, kinds={"log"})]
+    finally:
+        store.close()
+
+
+def test_a_training_is_looked_at_saved_reloaded_stopped_and_gone_on_with(visit, site):
+    visitor = visit()
+    page = visitor.page
+    visitor.arrive()
+    visitor.tab("DreamBooth")
+    page.get_by_role("radio", name="DreamBooth-LoRA").check()
+    page.locator("#dreambooth_lora-field-steps input").first.fill("5000")
+    page.locator("#dreambooth_lora-field-sample_every input").first.fill("5000")
+    page.click("#dreambooth_lora-start")
+    looks = page.locator("#dreambooth-strip img")
+    expect(looks.first).to_be_visible()
+    first = looks.count()
+    expect(page.locator("#dreambooth-curves .pg-chart").first).to_be_visible()  # steps were made
+    page.click("#dreambooth-sample")
+    expect(looks).not_to_have_count(first)  # a second look stands beside the first
+    page.click("#dreambooth-save")
+    wait_until(lambda: any(text.startswith("Saved at step") for text in run_of(site)[1]))
+    visitor.reload()
+    visitor.tab("DreamBooth")
+    page.get_by_role("radio", name="DreamBooth-LoRA").check()
+    expect(page.locator("#dreambooth-live .pg-running").first).to_be_visible()
+    expect(looks).not_to_have_count(first)
+    page.click("#dreambooth-stop")
+    expect(page.locator("#dreambooth-live .pg-cancelled").first).to_be_visible()
+    visitor.picture("dreambooth-stopped")
+    page.click("#dreambooth-resume")
+    wait_until(lambda: any(text.startswith("Going on from step") for text in run_of(site)[1]))
+    assert run_of(site)[0].status == "running"
     assert visitor.errors == []
     assert "Traceback" not in visitor.site.log

@@ -19,8 +19,9 @@ CASES = [
     (DreamBoothLoRA(), {**FEW, "rank": 2, "alpha": 8.0}),
     (DreamBoothLoRA(), {**FEW, "rank": 2, "train_text_encoder": True, "prior_preservation": False}),
     (StyleLoRA(), {**FEW, "rank": 2}),
+    (DreamBoothLoRA(), {**FEW, "rank": 2, "alpha": 8.0, "layers": "all", "class_batch": 1}),
 ]
-IDS = ["dreambooth", "dreambooth-text", "lora", "lora-text", "style"]
+IDS = ["dreambooth", "dreambooth-text", "lora", "lora-text", "style", "lora-all"]
 
 
 def fresh(seed=0):
@@ -74,10 +75,11 @@ def test_what_was_learnt_comes_back_and_can_be_switched_off(technique, values, c
     torch.testing.assert_close(drawn(restored.model), learnt, atol=2e-3, rtol=0)
 
 
-def test_a_lora_is_loaded_by_diffusers_itself(context):
-    technique = DreamBoothLoRA()
+@pytest.mark.parametrize("case", ["lora", "lora-all"])
+def test_a_lora_is_loaded_by_diffusers_itself(case, context):
+    technique, values = CASES[IDS.index(case)]
     here = context()
-    adapted, _ = finish(technique.adapt(technique.Params.parse(CASES[2][1]), here))
+    adapted, _ = finish(technique.adapt(technique.Params.parse(values), here))
     plain = fresh()
     plain.pipeline.load_lora_weights(here.folder / ADAPTER)
     torch.testing.assert_close(drawn(plain), drawn(adapted.model), atol=2e-3, rtol=0)
@@ -137,6 +139,12 @@ def test_prior_preservation_keeps_the_class_nearer_to_where_it_was(technique, co
         return (answers(here.model) - was).square().mean()
 
     assert drift(True) < drift(False)
+
+
+def test_memory_is_saved_where_that_is_asked_for(context):
+    technique, here = DreamBoothLoRA(), context()
+    assert technique.plan(technique.Params(gradient_checkpointing=True), here).gradient_checkpointing
+    assert not technique.plan(technique.Params(), here).gradient_checkpointing
 
 
 def test_a_style_is_no_subject_and_the_other_way_round(context):

@@ -183,6 +183,11 @@ def test_lora_targets_are_layers_of_the_denoiser(pipeline):
     names = [name for name, _ in family.denoiser(pipeline).named_modules()]
     used = {target for target in family.lora_targets if any(name.endswith(f".{target}") for name in names)}
     assert used >= {"to_q", "to_k", "to_v", "to_out.0"}
+    wide = {
+        target for target in family.wide_lora_targets if any(name.endswith(f".{target}") for name in names)
+    }
+    assert wide >= {"ff.net.0.proj", "ff.net.2"}
+    assert ("conv1" in wide) == (family.denoiser_name == "unet")
     for encoder in family.text_encoders(pipeline).values():
         names = [name for name, _ in encoder.named_modules()]
         assert all(any(name.endswith(f".{t}") for name in names) for t in family.text_lora_targets)

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.models import image
+from playground.models.families import Moments
 from playground.training import checkpoints, diffusion
 from playground.training.diffusion import Concept, DiffusionPlan, PriorFromNetwork, adapters_off, train
 
@@ -175,9 +176,12 @@ def test_one_batch_holds_subject_and_class_with_weights_of_their_own(tmp_path, d
         assert (instance, prior) == pytest.approx(losses[0.0][1:])
 
 
-def test_the_gradient_is_that_of_the_paper_s_loss(tmp_path, drain):
+@pytest.mark.parametrize("class_batch", [0, 1, 3])
+def test_the_gradient_is_that_of_the_paper_s_loss(class_batch, tmp_path, drain):
     """Subject and class apart, each by the book, against the one batch; with min-SNR weights."""
-    plan = dataclasses.replace(PLAN, steps=1, learning_rate=0.0, prior_weight=0.5, snr_gamma=5.0)
+    plan = dataclasses.replace(
+        PLAN, steps=1, learning_rate=0.0, prior_weight=0.5, snr_gamma=5.0, class_batch=class_batch
+    )
     model = full()
     run = diffusion._Training(model, subject(), plan, tmp_path, robots(), None, None, None)
     drain(run.events(False))
@@ -185,14 +189,19 @@ def test_the_gradient_is_that_of_the_paper_s_loss(tmp_path, drain):
     ours = {name: p.grad.clone() for name, p in model.denoiser.named_parameters()}
     model.denoiser.zero_grad()
     generator = torch.Generator().manual_seed(0)
-    moments, prompts = run._batch(0)
-    latents = model.family.latents(model.pipeline, moments, generator)
+    prompts = run._batch(0, 0).prompts
+    chosen = [
+        one.moments[one.choose(0, count, len(one.prompts))]
+        for one, count in zip(run.samples, (2, class_batch or 2), strict=True)
+    ]
+    latents = model.family.latents(model.pipeline, Moments.cat(chosen), generator)
     noise = torch.randn(latents.shape, generator=generator)
-    times = torch.cat([run.objective.times(2, generator) for _ in range(2)])
+    times = torch.cat([run.objective.times(count, generator) for count in (2, class_batch or 2)])
+    assert len(latents) == len(times)
     scheduler = model.pipeline.scheduler
     alphas = scheduler.alphas_cumprod[times]
     snr = alphas / (1 - alphas)
-    for part, factor in ((slice(0, 2), 1.0), (slice(2, 4), 0.5)):
+    for part, factor in ((slice(0, 2), 1.0), (slice(2, None), 0.5)):
         a, n = alphas[part, None, None, None], noise[part]
         noisy = a.sqrt() * latents[part] + (1 - a).sqrt() * n
         target = a.sqrt() * n - (1 - a).sqrt() * latents[part]
@@ -202,6 +211,39 @@ def test_the_gradient_is_that_of_the_paper_s_loss(tmp_path, drain):
         (factor * (snr[part].clamp(max=5) / (snr[part] + 1) * error).mean()).backward()
     for name, parameter in model.denoiser.named_parameters():
         assert torch.allclose(ours[name], parameter.grad, atol=1e-5, rtol=1e-3), name
+
+
+def test_the_network_s_own_prior_may_have_fewer_pictures_a_step(tmp_path, drain):
+    plan = dataclasses.replace(PLAN, batch_size=3, class_batch=1)
+    run = diffusion._Training(
+        lora(), subject(), plan, tmp_path, PriorFromNetwork(["a robot"]), None, None, None
+    )
+    _, result = drain(run.events(False))
+    asked = run._asked_before(0)
+    assert len(run._batch(0, 0).noisy) == 3
+    assert len(asked.noisy) == 1 and asked.prompts == ["a robot"]
+    assert result.prior_loss is not None
+
+
+def test_the_network_as_it_was_is_asked_each_question_once(tmp_path, drain, monkeypatch):
+    asked = []
+    model = lora()
+    monkeypatch.setattr(diffusion, "RECALLED", 4)  # two turns of two
+    real = diffusion._Training._base
+    monkeypatch.setattr(diffusion._Training, "_base", lambda run, *of: asked.append(of) or real(run, *of))
+    prior = PriorFromNetwork(["a robot", "a red robot"])
+    run = diffusion._Training(model, subject(), PLAN, tmp_path, prior, None, None, None)
+    drain(run.events(False))
+    assert len(asked) == 2
+    first, again = run._asked_before(0), run._asked_before(2)
+    assert all(
+        torch.equal(getattr(first, name), getattr(again, name)) for name in ("noisy", "times", "target")
+    )
+    other = run._asked_before(1)
+    assert not torch.equal(first.noisy, other.noisy)
+    with adapters_off(model.denoiser), torch.no_grad():
+        told = run.base_texts(other.prompts)
+        assert torch.allclose(run._predict(other.noisy, other.times, told), other.target, atol=1e-6)
 
 
 def test_every_picture_of_the_class_is_used_with_its_own_text():

@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from playground.errors import AdapterError, InvalidInput
+from playground.models.families import Family
 from playground.training import kohya
 from playground.training.diffusion_files import lora_of, module_names, write_lora
 
-UNET = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+UNET = ["to_q", "to_k", "to_v", "to_out.0", *Family.wide_lora_targets]
 CLIP = ["q_proj", "k_proj", "v_proj", "out_proj"]
 TEXT = {"sd": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
 LAYERS = {"sd": None, "sdxl": 1}

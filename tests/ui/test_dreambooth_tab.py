@@ -1,5 +1,6 @@
 """The tabs of image methods: when they are there, what they show, the race, photos of one's own, drawing."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -12,19 +13,20 @@ from playground.data import subjects
 from playground.data.subjects import Photo
 from playground.errors import InvalidInput, ModelUnavailable, QueueError
 from playground.events import Event
-from playground.jobs import local, requests
+from playground.jobs import local, races, requests
 from playground.methods import registry
 from playground.methods.base import Method, Params, parameter
 from playground.models import catalogue
 from playground.results.runs import Filing
 from playground.settings import Settings
-from playground.ui import build, looks
+from playground.ui import build, form, looks
 from playground.ui import session as sessions
 from playground.ui.components import run_card, table, technique_map
 from playground.ui.panels import draw, photos, take
 from playground.ui.tabs import compare, dreambooth, start
 from playground.ui.tabs.finetune import Look
 
+CATALOGUE = catalogue._catalogue
 NASTY = '<img src=x onerror="alert(1)">{{value}}${1+1}`'
 
 
@@ -63,9 +65,11 @@ def image_methods(monkeypatch):
         ("style_lora", "Style LoRA"),
     ):
         found[method_id] = stub(method_id, title)
-    entry = catalogue.Model("drawer", "Drawer", "o/drawer", "main", "", 1, "image", 4, ("path:/nowhere",))
+    entry = catalogue.Model(
+        "drawer", "Drawer", "o/drawer", "main", "", None, "image", None, ("path:/nowhere",)
+    )
     every = {**catalogue.models("text"), "drawer": entry}
-    for module in (registry, build, sessions, dreambooth, start, table, technique_map):
+    for module in (registry, build, sessions, races, start, table, technique_map):
         monkeypatch.setattr(module, "methods", lambda: found)
     monkeypatch.setattr(catalogue, "_catalogue", lambda: every)
     return found
@@ -173,6 +177,18 @@ def test_a_subject_shows_its_words_and_all_its_pictures(session, mug):
     assert "Bring your own" in dreambooth.portrait(None)
 
 
+def test_a_model_of_the_catalogue_shows_licence_and_memory_for_each_method(image_methods, monkeypatch):
+    techniques = [image_methods["dreambooth"], image_methods["dreambooth_lora"]]
+    known = catalogue.models("image")["drawer"]
+    needed = {"dreambooth": 17_000_000_000, "style_lora": 1}
+    entry = dataclasses.replace(known, licence="OpenRAIL", adapting=needed, parameters=860)
+    monkeypatch.setattr(catalogue, "_catalogue", lambda: {"drawer": entry})
+    told = dreambooth.about_model("drawer", techniques)
+    assert "OpenRAIL" in told and "860" in told and "DreamBooth 17 GB" in told
+    assert "LoRA" not in told  # not estimated, so no number
+    assert dreambooth.about_model("owner/name", techniques) == dreambooth.about_model(None, techniques) == ""
+
+
 def test_a_subject_in_use_cannot_be_deleted(session, mug):
     image_run(session, mug.id, status="running")
     with pytest.raises(QueueError, match="Stop that run first"):
@@ -205,6 +221,17 @@ def test_a_run_is_filed_on_the_subject(session, mug):
     )
 
 
+def test_the_form_begins_with_the_preset_for_the_models_size(session, monkeypatch):
+    monkeypatch.setattr(catalogue, "_catalogue", CATALOGUE)
+    assert dreambooth.fitting(session, "dreambooth", "starter-stickers") == "15m-cpu"
+    assert dreambooth.fitting(session, "dreambooth", "owner/unknown") == ""
+    assert dreambooth.fitting(session, "dreambooth", None) == ""
+    values = {"steps": 7, "prior_preservation": False}
+    with gr.Blocks():
+        drawn = form.build(stub("dreambooth", "DreamBooth"), values=values)
+    assert {name: field.value for name, field in drawn.fields.items()} == values
+
+
 def test_what_is_not_chosen_is_asked_for(session, mug):
     with pytest.raises(InvalidInput, match="what it should learn"):
         dreambooth.submit(session, "dreambooth", {}, None, "drawer", 0)
@@ -216,16 +243,17 @@ def test_a_race_files_every_way_in_one_group(session, mug):
     filings = dreambooth.prepare_race(session, "subject", mug.id, "drawer")
     runs = session.queue.file(filings)
     assert [(run.method, run.params.get("prior_preservation")) for run in runs] == [
-        ("image_base", None), ("dreambooth", True), ("dreambooth", False), ("dreambooth_lora", True),
+        ("image_base", None), ("dreambooth", True), ("dreambooth", False),
+        ("dreambooth_lora", True), ("dreambooth_lora", False),
     ]  # fmt: skip
     assert len({run.group for run in runs}) == 1
-    assert len({run.key for run in runs}) == 4
+    assert len({run.key for run in runs}) == 5
 
 
 def test_a_race_leaves_out_methods_that_are_not_there(session, image_methods):
     del image_methods["dreambooth"]
-    assert [one.method for one in dreambooth.racers("subject")] == ["image_base", "dreambooth_lora"]
-    assert [one.method for one in dreambooth.racers("style")] == ["image_base", "style_lora"]
+    assert [one.method for one in races.racers("subject")] == ["image_base", *["dreambooth_lora"] * 2]
+    assert [one.method for one in races.racers("style")] == ["image_base", "style_lora"]
 
 
 def test_the_strip_follows_the_shown_run_and_is_sent_when_it_changed(session, mug):

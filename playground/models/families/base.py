@@ -36,7 +36,7 @@ class Family(ABC):
 
     ``denoiser_name`` and ``text_encoder_names`` are components of the pipeline; the encoders named are those
     that can be trained along. ``lora_targets`` and ``text_lora_targets`` are the ends of the names of the layers
-    that LoRA usually adapts. ``objective`` is what the denoiser learnt: "diffusion" (DDPM; epsilon or v) or
+    that LoRA usually adapts, ``wide_lora_targets`` those that it can adapt besides. ``objective`` is what the denoiser learnt: "diffusion" (DDPM; epsilon or v) or
     "flow" (rectified flow). ``steps`` and ``guidance`` are what its pictures are usually drawn with.
     """
 
@@ -47,6 +47,10 @@ class Family(ABC):
     text_encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
     objective: ClassVar[Literal["diffusion", "flow"]] = "diffusion"
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    wide_lora_targets: ClassVar[tuple[str, ...]] = (
+        *("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "conv"),
+        "time_emb_proj",
+    )
     text_lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     steps: ClassVar[int]
     guidance: ClassVar[float]

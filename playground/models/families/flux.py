@@ -24,6 +24,10 @@ class Flux(Family):
         *("to_q", "to_k", "to_v", "to_out.0"),
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     )
+    wide_lora_targets = (
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        "proj_mlp",
+    )
     steps, guidance = 28, 3.5
 
     def multiple(self, pipeline: DiffusionPipeline) -> int:

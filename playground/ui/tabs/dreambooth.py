@@ -1,6 +1,5 @@
 """The tab of methods that teach an image model a subject or a style: pictures, settings, training live, trying."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +9,19 @@ import gradio as gr
 from playground.data import subjects
 from playground.data.subjects import Picture, Subject
 from playground.errors import InvalidInput, ModelUnavailable, QueueError
-from playground.jobs import requests
+from playground.jobs import races, requests
+from playground.methods import presets
 from playground.methods.base import Method
-from playground.methods.registry import method, methods
+from playground.methods.registry import method
+from playground.models import catalogue
+from playground.results.comparison import text
 from playground.results.runs import ACTIVE, Filing, Run
 from playground.ui import form, looks
 from playground.ui.components import learning, pictures, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.panels import draw, photos, take
-from playground.ui.session import IMAGE_BASE, Session
+from playground.ui.session import Session
 from playground.ui.tabs.finetune import (
     NONE,
     QUICK,
@@ -40,25 +42,6 @@ WORDS = {
     "style": ("The style", "Pictures that share a look, and the rare word that it will be called by."),
 }
 AFTERWARDS = "When a training is done you can draw with it beside the base model, and download it."
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run of a race on a subject: a method with what differs from its defaults."""
-
-    method: str
-    params: dict[str, Any]
-
-
-RACES = {
-    "subject": (
-        Entry(IMAGE_BASE, {}),
-        Entry("dreambooth", {"prior_preservation": True}),
-        Entry("dreambooth", {"prior_preservation": False}),
-        Entry("dreambooth_lora", {}),
-    ),
-    "style": (Entry(IMAGE_BASE, {}), Entry("style_lora", {})),
-}
 
 
 def build(
@@ -102,7 +85,7 @@ def build(
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Settings", "", 3))
-            model = model_field(session, name)
+            model = model_field(session, name, techniques)
             form_area = gr.Column(scale=0)
             race_area = gr.Column(scale=0, elem_classes="pg-race-here")
         with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
@@ -128,11 +111,12 @@ def build(
 
     with form_area:
 
-        @gr.render(inputs=drawn, triggers=[drawn.change], **lazily)
-        def controls(method_id):
+        @gr.render(inputs=[drawn, model], triggers=[drawn.change], **lazily)
+        def controls(method_id, model_id):
             if method_id:
+                first = fitting(session, method_id, model_id)
                 with gr.Column() as area:
-                    _controls(session, method(method_id), chosen.field, model, live)
+                    _controls(session, method(method_id), chosen.field, model, live, first)
                 open_fields(area)
 
     with race_area:
@@ -153,16 +137,39 @@ def build(
     live.follow(session, which, run, none_yet, samples, name, [pulse.change, which.change])
 
 
-def model_field(session: Session, name: str) -> gr.Dropdown:
-    """Which image model is adapted."""
+def model_field(session: Session, name: str, techniques: Sequence[Method]) -> gr.Dropdown:
+    """Which image model is adapted, and what is known of it."""
     known = session.model_choices("image")
-    return gr.Dropdown(
+    field = gr.Dropdown(
         known,
         value=known[0][1] if known else None,
         label="Model",
         info="Or type a diffusers model's name on the Hugging Face Hub: owner/name.",
         allow_custom_value=True,
         elem_id=f"{name}-model",
+    )
+    told = gr.HTML(about_model(field.value, techniques), elem_id=f"{name}-about-model")
+    field.change(lambda id: about_model(id, techniques), field, told, queue=False, **QUICK)
+    return field
+
+
+def about_model(model_id: str | None, techniques: Sequence[Method]) -> str:
+    """Licence, size and estimated memory of a model of the catalogue; "" of one that it does not have."""
+    entry = catalogue.models("image").get(model_id or "")
+    if entry is None:
+        return ""
+    needed = (
+        f"{one.title} {text(entry.adapting.get(one.id), 'B')}"
+        for one in techniques
+        if one.id in entry.adapting
+    )
+    return facts(
+        (
+            ("Licence", entry.licence),
+            ("Parameters", text(entry.parameters, "count")),
+            ("Memory, estimated", " · ".join(needed)),
+            ("Note", entry.note),
+        )
     )
 
 
@@ -289,12 +296,17 @@ def _figure(subject: Subject, picture: Picture) -> str:
 
 
 def _controls(
-    session: Session, technique: Method, subject: gr.Dropdown, model: gr.Dropdown, live: "Live"
+    session: Session,
+    technique: Method,
+    subject: gr.Dropdown,
+    model: gr.Dropdown,
+    live: "Live",
+    first: str = NONE,
 ) -> None:
-    """Preset, parameters, start."""
+    """Preset (``first`` to begin with), parameters, start."""
     name = technique.id
-    preset, found = preset_fields(name)
-    fields = form.build(technique)
+    preset, found = preset_fields(name, first)
+    fields = form.build(technique, values=values_of(name, first))
     seed = gr.Number(0, label="Seed", info="The same seed gives the same run.", step=1)
     inputs = {**fields.fields, "subject": subject, "model": model, "seed": seed}
     problem = gr.HTML()
@@ -314,10 +326,27 @@ def _controls(
     told.then(
         start, inputs_kwargs=inputs, outputs=[problem, live.card], validator=verdict, concurrency_limit=None, **QUICK
     )  # fmt: skip
-    preset.input(
-        lambda chosen: [why(name, chosen), *fields.filled(values_of(name, chosen))],
-        preset, [found, *fields.fields.values()], queue=False, **QUICK,
-    )  # fmt: skip
+    filled = [found, *fields.fields.values()]
+
+    def fill(chosen):
+        return [why(name, chosen), *fields.filled(values_of(name, chosen))]
+
+    def follow(model_id):
+        chosen = fitting(session, name, model_id)
+        return [chosen, *fill(chosen)]
+
+    preset.input(fill, preset, filled, queue=False, **QUICK)
+    model.change(follow, model, [preset, *filled], queue=False, **QUICK)
+
+
+def fitting(session: Session, method_id: str, model_id: str | None) -> str:
+    """The preset for a model's size; none where nobody counted its parameters, or there is none."""
+    try:
+        entry = catalogue.model(model_id or "", session.settings, "image")
+    except ModelUnavailable:
+        return NONE
+    found = presets.fitting(method_id, entry.parameters, session.settings.device)
+    return found.name if found else NONE
 
 
 def submit(
@@ -353,13 +382,13 @@ def _race(
     group: gr.Textbox,
 ) -> None:
     """One button that files the base model and every way to learn the subject, side by side."""
-    entries = racers(kind)
+    entries = races.racers(kind)
     if len(entries) < 2:
         return
     words = " · ".join(run_card.variant(session.title(one.method), one.params) for one in entries)
     gr.HTML(
-        f'<h4 class="pg-small-head">Or all of them, compared</h4><p class="pg-muted">{safe(words)}, each with its '
-        "defaults and the same seed.</p>"
+        f'<h4 class="pg-small-head">Or all of them, compared</h4><p class="pg-muted">{safe(words)}, each with the '
+        "preset for the model’s size where there is one, and the same seed.</p>"
     )
     with gr.Row(elem_classes="pg-buttons"):
         begin = gr.Button(f"Race on this {kind}", size="md", elem_id=f"{name}-race")
@@ -378,23 +407,15 @@ def _race(
     begin.click(start, [subject, model], [problem, group], concurrency_limit=None, **QUICK)
 
 
-def racers(kind: str) -> list[Entry]:
-    """The runs of a race on a subject of that kind, as far as their methods are there."""
-    return [one for one in RACES[kind] if one.method in methods()]
-
-
 def prepare_race(
     session: Session, kind: str, subject: str | None, model: str | None, seed: int = 0
 ) -> list[Filing]:
-    """Check the runs of a race without filing them; they share a group.
+    """Check the runs of a race without filing them.
 
     Raises:
-        InvalidInput, ModelUnavailable: as ``Queue.prepare``; a subject or model is not chosen.
+        InvalidInput, ModelUnavailable: as ``races.prepare``; a subject or model is not chosen.
     """
-    on, shared = _on(subject, model), uuid.uuid4().hex[:8]
-    return [
-        session.queue.prepare(one.method, one.params, *on, seed=seed, group=shared) for one in racers(kind)
-    ]
+    return races.prepare(session.queue, kind, *_on(subject, model), seed=seed)
 
 
 def _panels(session: Session, run: gr.Number, name: str) -> None:
