@@ -69,7 +69,7 @@ def image_methods(monkeypatch):
         "drawer", "Drawer", "o/drawer", "main", "", None, "image", None, ("path:/nowhere",)
     )
     every = {**catalogue.models("text"), "drawer": entry}
-    for module in (registry, build, sessions, races, start, table, technique_map):
+    for module in (registry, build, sessions, start, table, technique_map):
         monkeypatch.setattr(module, "methods", lambda: found)
     monkeypatch.setattr(catalogue, "_catalogue", lambda: every)
     return found
