@@ -49,8 +49,10 @@ class Race(Command):
                 settings,
                 lambda queue: races.prepare(queue, kind, options.task, options.model, **on),
             )
-        named = ",".join(registry.RACE) if options.methods is None else options.methods
-        chosen = [id.strip() for id in named.split(",") if id.strip()]
+        if options.methods is None:
+            chosen = [id for id in registry.RACE if id in registry.methods()]
+        else:
+            chosen = [id.strip() for id in options.methods.split(",") if id.strip()]
         return work(
             options, settings, lambda queue: queue.prepare_race(options.task, options.model, chosen, **on)
         )
