@@ -10,7 +10,6 @@ from playground.data import subjects
 from playground.data.subjects import Picture, Subject
 from playground.errors import InvalidInput, ModelUnavailable, QueueError
 from playground.jobs import races, requests
-from playground.methods import presets
 from playground.methods.base import Method
 from playground.methods.registry import method
 from playground.models import catalogue
@@ -28,6 +27,7 @@ from playground.ui.tabs.finetune import (
     Look,
     about,
     arrived,
+    fitting,
     open_fields,
     preset_fields,
     resumable,
@@ -114,7 +114,7 @@ def build(
         @gr.render(inputs=[drawn, model], triggers=[drawn.change], **lazily)
         def controls(method_id, model_id):
             if method_id:
-                first = fitting(session, method_id, model_id)
+                first = fitting(session, method_id, model_id, "image")
                 with gr.Column() as area:
                     _controls(session, method(method_id), chosen.field, model, live, first)
                 open_fields(area)
@@ -332,21 +332,11 @@ def _controls(
         return [why(name, chosen), *fields.filled(values_of(name, chosen))]
 
     def follow(model_id):
-        chosen = fitting(session, name, model_id)
+        chosen = fitting(session, name, model_id, "image")
         return [chosen, *fill(chosen)]
 
     preset.input(fill, preset, filled, queue=False, **QUICK)
     model.change(follow, model, [preset, *filled], queue=False, **QUICK)
-
-
-def fitting(session: Session, method_id: str, model_id: str | None) -> str:
-    """The preset for a model's size; none where nobody counted its parameters, or there is none."""
-    try:
-        entry = catalogue.model(model_id or "", session.settings, "image")
-    except ModelUnavailable:
-        return NONE
-    found = presets.fitting(method_id, entry.parameters, session.settings.device)
-    return found.name if found else NONE
 
 
 def submit(

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.errors import QueueError
+from playground.errors import ModelUnavailable, QueueError
 from playground.events import Event
 from playground.jobs import sweep
 from playground.methods import presets
@@ -183,7 +183,7 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     name = technique.id
     with gr.Row(elem_classes="pg-form"):
         task, model = task_and_model(session)
-    first = first_preset(session, name, model.value)
+    first = fitting(session, name, model.value)
     preset, found = preset_fields(name, first)
     fields = form.build(technique, values=values_of(name, first))
     with gr.Row(elem_classes="pg-form"):
@@ -217,13 +217,14 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
-def first_preset(session: Session, method_id: str, model_id: str | None) -> str:
-    """The preset that was tried for the size of the model that a form begins with; ``NONE`` where there is none."""
-    if not model_id:
+def fitting(session: Session, method_id: str, model_id: str | None, modality: str = "text") -> str:
+    """The preset for a model's size; ``NONE`` where nobody counted its parameters, or there is none."""
+    try:
+        entry = catalogue.model(model_id or "", session.settings, modality)
+    except ModelUnavailable:
         return NONE
-    parameters = catalogue.model(model_id, session.settings).parameters
-    found = presets.fitting(method_id, parameters, session.settings.device)
-    return found.name if found and found.tried else NONE
+    found = presets.fitting(method_id, entry.parameters, session.settings.device)
+    return found.name if found else NONE
 
 
 def preset_fields(name: str, start: str = NONE) -> tuple[gr.Dropdown, gr.HTML]:
