@@ -111,10 +111,10 @@ def build(
 
     with form_area:
 
-        @gr.render(inputs=[drawn, model], triggers=[drawn.change], **lazily)
-        def controls(method_id, model_id):
+        @gr.render(inputs=drawn, triggers=[drawn.change], **lazily)
+        def controls(method_id):
             if method_id:
-                first = fitting(session, method_id, model_id, "image")
+                first = fitting(session, method_id, model.value, "image")
                 with gr.Column() as area:
                     _controls(session, method(method_id), chosen.field, model, live, first)
                 open_fields(area)
@@ -149,7 +149,7 @@ def model_field(session: Session, name: str, techniques: Sequence[Method]) -> gr
         elem_id=f"{name}-model",
     )
     told = gr.HTML(about_model(field.value, techniques), elem_id=f"{name}-about-model")
-    field.change(lambda id: about_model(id, techniques), field, told, queue=False, **QUICK)
+    field.input(lambda id: about_model(id, techniques), field, told, queue=False, **QUICK)
     return field
 
 
@@ -331,12 +331,7 @@ def _controls(
     def fill(chosen):
         return [why(name, chosen), *fields.filled(values_of(name, chosen))]
 
-    def follow(model_id):
-        chosen = fitting(session, name, model_id, "image")
-        return [chosen, *fill(chosen)]
-
     preset.input(fill, preset, filled, queue=False, **QUICK)
-    model.change(follow, model, [preset, *filled], queue=False, **QUICK)
 
 
 def submit(
