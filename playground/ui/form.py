@@ -38,6 +38,13 @@ class Form:
         known = self.method.Params.model_fields
         return [gr.update(value=values.get(name, known[name].default)) for name in self.fields]
 
+    def holds(self, values: dict[str, Any], preset: dict[str, Any]) -> bool:
+        """Whether the form's values are those of a preset, with the defaults where it says nothing."""
+        try:
+            return self.params(values) == self.method.Params.parse(preset).model_dump(mode="json")
+        except InvalidInput:
+            return False
+
     def wrong(self, values: dict[str, Any], settings: Settings) -> InvalidInput | None:
         """What keeps these values from being run, None where nothing does."""
         try:

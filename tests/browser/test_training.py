@@ -43,6 +43,7 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     model = page.get_by_role("combobox", name="Model").locator("visible=true").first
     model.fill(str(tiny.model))
     model.press("Enter")
+    expect(page.locator("#lora-preset input")).to_have_value("The method's defaults")
     page.fill("#lora-field-epochs input", "2")
     page.get_by_label("Test items").locator("visible=true").first.fill("4")
     page.locator("#lora-before > button").click()

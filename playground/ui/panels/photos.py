@@ -72,8 +72,13 @@ class Incoming:
     notes: tuple[str, ...] = ()
 
 
-def build(session: Session, kind: str, name: str, model: gr.Dropdown, chosen: gr.Dropdown) -> None:
-    """Draw the panel. ``chosen`` is the list of subjects: a saved one is put into it and chosen."""
+def build(session: Session, kind: str, name: str, model: gr.Textbox, chosen: gr.Dropdown) -> None:
+    """Draw the panel.
+
+    Args:
+        model: holds the image model's id.
+        chosen: the list of subjects: a saved one is put into it and chosen.
+    """
     words = WORDS[kind]
     with gr.Row(elem_classes="pg-split"):
         with gr.Column(scale=2, min_width=280):

@@ -27,13 +27,14 @@ from playground.ui.tabs.finetune import (
     Look,
     about,
     arrived,
+    echo,
     fitting,
+    follow_preset,
     open_fields,
     preset_fields,
     resumable,
     stoppable,
     values_of,
-    why,
 )
 
 EDGES = "window.playground.edges(element);"
@@ -86,6 +87,7 @@ def build(
         with gr.Column(scale=3, min_width=300, elem_classes="pg-panel"):
             gr.HTML(heading("Settings", "", 3))
             model = model_field(session, name, techniques)
+            model_of_form, model_of_photos = echo(model), echo(model)
             form_area = gr.Column(scale=0)
             race_area = gr.Column(scale=0, elem_classes="pg-race-here")
         with gr.Column(scale=4, min_width=300, elem_classes="pg-panel"):
@@ -106,17 +108,17 @@ def build(
         def own(now):
             if now:
                 with gr.Column() as area:
-                    photos.build(session, kind, name, model, chosen.field)
+                    photos.build(session, kind, name, model_of_photos, chosen.field)
                 open_fields(area)
 
     with form_area:
 
-        @gr.render(inputs=drawn, triggers=[drawn.change], **lazily)
-        def controls(method_id):
+        @gr.render(inputs=[drawn, model], triggers=[drawn.change], **lazily)
+        def controls(method_id, model_id=model.value):
             if method_id:
-                first = fitting(session, method_id, model.value, "image")
+                first = fitting(session, method_id, model_id, "image")
                 with gr.Column() as area:
-                    _controls(session, method(method_id), chosen.field, model, live, first)
+                    _controls(session, method(method_id), chosen.field, model_of_form, live, first)
                 open_fields(area)
 
     with race_area:
@@ -149,7 +151,7 @@ def model_field(session: Session, name: str, techniques: Sequence[Method]) -> gr
         elem_id=f"{name}-model",
     )
     told = gr.HTML(about_model(field.value, techniques), elem_id=f"{name}-about-model")
-    field.input(lambda id: about_model(id, techniques), field, told, queue=False, **QUICK)
+    field.change(lambda id: about_model(id, techniques), field, told, queue=False, **QUICK)
     return field
 
 
@@ -299,7 +301,7 @@ def _controls(
     session: Session,
     technique: Method,
     subject: gr.Dropdown,
-    model: gr.Dropdown,
+    model: gr.Textbox,
     live: "Live",
     first: str = NONE,
 ) -> None:
@@ -326,12 +328,7 @@ def _controls(
     told.then(
         start, inputs_kwargs=inputs, outputs=[problem, live.card], validator=verdict, concurrency_limit=None, **QUICK
     )  # fmt: skip
-    filled = [found, *fields.fields.values()]
-
-    def fill(chosen):
-        return [why(name, chosen), *fields.filled(values_of(name, chosen))]
-
-    preset.input(fill, preset, filled, queue=False, **QUICK)
+    follow_preset(session, fields, preset, found, model, "image")
 
 
 def submit(

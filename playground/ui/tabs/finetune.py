@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components.base import Component
 
 from playground.errors import ModelUnavailable, QueueError
 from playground.events import Event
@@ -120,10 +121,10 @@ def _body(
     live.follow(session, which, chosen, none_yet, [pulse.change, which.change])
 
 
-def echo(source: gr.Textbox) -> gr.Textbox:
+def echo(source: gr.Textbox | gr.Dropdown) -> gr.Textbox:
     """A field that follows ``source``, for what is drawn late: in the browser, listeners that come with a drawing
     replace all earlier ones of the same event, so a drawing needs fields that nothing else listens to."""
-    field = gr.Textbox("", visible="hidden")
+    field = gr.Textbox(source.value or NONE, visible="hidden")
     source.change(None, source, field, js="value => value", api_visibility="private")
     return field
 
@@ -210,10 +211,7 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     told.then(
         start, inputs_kwargs=inputs, outputs=[problem, live.card], validator=verdict, concurrency_limit=None, **QUICK
     )  # fmt: skip
-    preset.input(
-        lambda chosen: [why(name, chosen), *fields.filled(values_of(name, chosen))],
-        preset, [found, *fields.fields.values()], queue=False, **QUICK,
-    )  # fmt: skip
+    follow_preset(session, fields, preset, found, model)
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
@@ -239,6 +237,38 @@ def preset_fields(name: str, start: str = NONE) -> tuple[gr.Dropdown, gr.HTML]:
         filterable=False,
     )
     return preset, gr.HTML(why(name, start))
+
+
+def follow_preset(
+    session: Session,
+    fields: form.Form,
+    preset: gr.Dropdown,
+    found: gr.HTML,
+    model: Component,
+    modality: str = "text",
+) -> None:
+    """Let a form hold what its preset says, and the preset fit the model, until a visitor edits a field.
+
+    Args:
+        model: holds the model's id; nothing outside the form's own drawing may listen to its changes.
+    """
+    name = fields.method.id
+
+    def fill(chosen):
+        return [why(name, chosen), *fields.filled(values_of(name, chosen))]
+
+    def refit(**values):
+        now, fits = values["preset"], fitting(session, name, values["model"], modality)
+        if now == fits or not fields.holds(values, values_of(name, now)):
+            return [gr.skip()] * (2 + len(fields.fields))
+        return [fits, *fill(fits)]
+
+    outputs = [found, *fields.fields.values()]
+    preset.input(fill, preset, outputs, queue=False, **QUICK)
+    model.change(
+        refit, inputs_kwargs={**fields.fields, "preset": preset, "model": model}, outputs=[preset, *outputs],
+        queue=False, **QUICK,
+    )  # fmt: skip
 
 
 def values_of(method_id: str, preset: str) -> dict[str, Any]:
