@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 from playground.errors import InvalidInput
+from playground.results import items
 from playground.results.comparison import REFERENCE
 from playground.results.runs import Run, RunStore
 
@@ -25,12 +25,6 @@ def verdicts(store: RunStore, runs: Sequence[Run], title: Callable[[str], str]) 
     return found
 
 
-def tests(store: RunStore, run_id: int) -> list[dict[str, Any]]:
-    """A run's answers to the test items."""
-    samples = store.events(run_id, kinds={"sample"})
-    return [event.data for event in samples if event.data.get("stage") == "test"]
-
-
 def _reference(run: Run, done: Sequence[Run]) -> Run | None:
     """The last zero-shot run on the same task, model and items."""
     setting = (run.task, run.model, run.limit)
@@ -49,7 +43,8 @@ def _verdict(store: RunStore, run_id: int, reference_id: int, name: str, referen
     from playground.evaluation import statistics
 
     try:
-        found = statistics.compare(tests(store, run_id), tests(store, reference_id), name, reference)
+        both = [items.tests(store.events(id, kinds={"sample"})) for id in (run_id, reference_id)]
+        found = statistics.compare(*both, name, reference)
     except InvalidInput as error:
         return str(error)
     words = found.verdict[0].upper() + found.verdict[1:]

@@ -49,7 +49,11 @@ class Plan:
     task: str
     model: str
     limit: int | None
-    recorded: dict[str, dict]  # what results/methods.json holds, by the run's key
+
+    @property
+    def recorded(self) -> dict[str, dict]:
+        """What results/methods.json holds by now, by the run's key: another store may have added to it."""
+        return earlier(self.task, self.model, self.limit)
 
     @property
     def store(self) -> RunStore:
@@ -218,8 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         fetch(given.model, settings)
         queue.start()
-        known = earlier(given.task, given.model, given.limit)
-        plan = Plan(queue, given.task, given.model, given.limit, known)
+        plan = Plan(queue, given.task, given.model, given.limit)
         return (
             1
             if measure(plan, given.methods.split(","), [int(seed) for seed in given.seeds.split(",")])

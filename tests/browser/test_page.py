@@ -9,12 +9,12 @@ import pytest
 from playwright.sync_api import expect
 
 from playground.methods.registry import methods
-from playground.ui.session import OWN_TABS
+from playground.ui.session import IMAGE_TABS, OWN_TABS
 
 pytestmark = [pytest.mark.browser, pytest.mark.starter]
 TRAINED = [label for id, label in OWN_TABS.items() if id in methods()]
-SHARED = [id for id, one in methods().items() if one.family == "parametric" and id not in OWN_TABS]
-TABS = ("Start", "Few-shot", "RAG", *TRAINED, *(["More PEFT"] if SHARED else []), "Compare", "Try", "Runs")
+DRAWING = [label for label, _, members in IMAGE_TABS.values() if set(members) & set(methods())]
+TABS = ("Start", "Few-shot", "RAG", *TRAINED, "More PEFT", *DRAWING, "Compare", "Try", "Runs")
 
 DRAW_ANEW = """() => {
   const drawn = document.querySelector('#run-detail details').parentElement;
@@ -28,6 +28,11 @@ def test_every_tab_opens_without_an_error(visit, width, theme):
     visitor.arrive(f"?__theme={theme}")
     for name in TABS:
         visitor.tab(name)
+        chosen = visitor.page.locator("#tabs > .tab-wrapper [role=tablist] button.selected")
+        expect(chosen).to_have_text(name)
+        box = chosen.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
         visitor.page.wait_for_timeout(400)
         wide = visitor.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{name} is {wide} px wide"
@@ -168,19 +173,6 @@ def test_an_index_survives_a_reload(visit, tmp_path):
     visitor.tab("RAG")
     expect(visitor.page.locator("#index-status")).to_contain_text("No index yet")
     assert visitor.errors == []
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_tab_can_be_reached_on_a_phone(visit, theme):
-    visitor = visit(390)
-    visitor.arrive(f"?__theme={theme}")
-    for name in TABS:
-        visitor.tab(name)
-        chosen = visitor.page.locator("#tabs > .tab-wrapper [role=tablist] button.selected")
-        expect(chosen).to_have_text(name)
-        box = chosen.bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 390
 
 
 def test_a_preset_fills_the_form_and_the_defaults_come_back(visit):

@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from playground.jobs import verdicts
-from playground.results import comparison, report
+from playground.results import comparison, items, report
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui import looks
@@ -357,7 +357,7 @@ def answers(session: Session, run_id: int | None) -> str:
         return notice(f"There is no run {run_id} any more.", "warn")
     if session.modality(run.method) == "image":
         return _drawn(session, run)
-    samples = verdicts.tests(session.store, run_id)
+    samples = items.tests(session.store.events(run_id, kinds={"sample"}))
     right = sum(1 for sample in samples if sample.get("correct"))
     head = (
         f'<header class="pg-heading"><h3>Answers of run #{run.id}: {safe(session.title(run.method))}</h3>'
