@@ -18,6 +18,9 @@ window.playground = {
     address.searchParams.delete('run');
     window.history.replaceState(null, '', address);
   },
+  isOpen(fold) {
+    return !!document.querySelector(`#${fold} > button.open`);
+  },
   // A download button serves the file that it has when it is pressed, so the file is made first.
   download(id) {
     setTimeout(() => {

@@ -13,6 +13,7 @@ from playground.errors import InvalidInput
 from playground.methods.base import FieldSpec, Method
 from playground.settings import Settings
 from playground.ui.components.markup import notice
+from playground.ui.messages import sentence
 
 SLIDER_STEPS = 40  # a range with more steps than this gets a number field
 
@@ -57,6 +58,11 @@ class Form:
             return error
         return None
 
+    def refused(self, error: Exception) -> str:
+        """What is said of an error beside a button; the field that it is about is marked with it."""
+        name = getattr(error, "field", None)
+        return notice(sentence(error), "bad", field_id(self.method.id, name) if name in self.fields else "")
+
     def allowed(self, values: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
         """What ``validator=`` wants: one verdict for each of ``values``; the action runs if all are good.
 
@@ -68,16 +74,14 @@ class Form:
     def guard(
         self, button: gr.Button, inputs: dict[str, Component], problem: gr.HTML, settings: Settings
     ) -> tuple[Dependency, Callable[..., list[dict[str, Any]]]]:
-        """Say beside the button what is wrong, and mark the field: one of both may be out of sight.
+        """Say at once beside the button what is wrong, for an action that may have to wait for its turn.
 
         Returns: the event after which the button's own action comes, by ``.then``, and that action's ``validator=``.
         """
 
         def tell(**values):
             error = self.wrong(values, settings)
-            if error is None:
-                return gr.skip()
-            return notice(str(error), "bad", field_id(self.method.id, error.field or ""))
+            return gr.skip() if error is None else self.refused(error)
 
         told = button.click(
             tell, inputs_kwargs=inputs, outputs=problem,

@@ -1,5 +1,6 @@
 """Before the start: what will run and whether it fits, and the training data as the model will see it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,8 @@ from playground.ui.session import Session
 
 ONE_AT_A_TIME = "forecast"  # the concurrency id of all forecasts: each takes a second or two of a core
 
+DATA_FIELDS = ("task", "model", "max_length")  # those that change what the training data look like
+
 
 def build(session: Session, method_id: str, inputs: dict[str, Component]) -> None:
     """Draw the panel below a form.
@@ -26,11 +29,9 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
     Args:
         inputs: the form's fields by parameter name, and "task", "model" and whatever else it has.
     """
-    hidden = {"api_visibility": "private", "show_progress": "hidden"}
     busy = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": ONE_AT_A_TIME}
     busy |= {"concurrency_limit": 1, "trigger_mode": "always_last"}
 
-    watching = gr.State(False)
     with gr.Accordion(
         "What it will take: memory, time, data", open=False, elem_id=f"{method_id}-before"
     ) as fold:
@@ -45,20 +46,13 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
                 number = gr.Number(1, label="Training example", minimum=1, step=1, min_width=120)
                 following = gr.Button("Next →", size="sm", elem_id=f"{method_id}-next")
             shown = gr.HTML(elem_id=f"{method_id}-tokens")
-    reading = gr.State(False)
 
-    def guess_now(**values):
+    def guess(**values):
         return card_of(session, method_id, values)
 
-    def guess_if_open(**values):
-        return card_of(session, method_id, values) if values.pop("watching") else gr.skip()
-
-    def look_now(**values):
+    def look_at(**values):
         place = values.pop("number")
         return overview_of(session, method_id, values), *example_of(session, method_id, values, place)
-
-    def look_if_open(**values):
-        return look_now(**values) if values.pop("reading") else (gr.skip(), gr.skip(), gr.skip())
 
     def step(by: int):
         def move(**values):
@@ -69,25 +63,23 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
 
     views = [overview, shown, number]
     seen = {**inputs, "number": number}
-    fold.expand(lambda: True, None, watching, queue=False, **hidden).then(
-        guess_now, inputs_kwargs=inputs, outputs=card, **busy
-    )
-    fold.collapse(lambda: False, None, watching, queue=False, **hidden)
-    gr.on(
-        [field.change for field in inputs.values()],
-        guess_if_open, inputs_kwargs={**inputs, "watching": watching}, outputs=card, **busy,
-    )  # fmt: skip
-    data_fold.expand(lambda: True, None, reading, queue=False, **hidden).then(
-        look_now, inputs_kwargs=seen, outputs=views, **busy
-    )
-    data_fold.collapse(lambda: False, None, reading, queue=False, **hidden)
-    gr.on(
-        [inputs[name].change for name in ("task", "model", "max_length") if name in inputs],
-        look_if_open, inputs_kwargs={**seen, "reading": reading}, outputs=views, **busy,
-    )  # fmt: skip
+    changed = _changes(list(inputs.values()), fold)
+    gr.on([fold.expand, changed.change], guess, inputs_kwargs=inputs, outputs=card, **busy)
+    changed = _changes([inputs[name] for name in DATA_FIELDS if name in inputs], data_fold)
+    gr.on([data_fold.expand, changed.change], look_at, inputs_kwargs=seen, outputs=views, **busy)
     previous.click(step(-1), inputs_kwargs=seen, outputs=[shown, number], **busy)
     following.click(step(1), inputs_kwargs=seen, outputs=[shown, number], **busy)
     number.submit(step(0), inputs_kwargs=seen, outputs=[shown, number], **busy)
+
+
+def _changes(fields: Sequence[Component], fold: gr.Accordion) -> gr.Textbox:
+    """Another text at each change of a field while the fold is open, told by the browser: no request without need."""
+    told = gr.Textbox("", visible="hidden")
+    gr.on(
+        [field.change for field in fields], None, told, told, api_visibility="private",
+        js=f"now => window.playground.isOpen('{fold.elem_id}') ? String(performance.now()) : now",
+    )  # fmt: skip
+    return told
 
 
 def card_of(session: Session, method_id: str, values: dict[str, Any]) -> str:

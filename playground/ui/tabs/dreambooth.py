@@ -321,13 +321,10 @@ def _controls(
                 session, name, fields.params(values), values["subject"], values["model"], values["seed"]
             )
         except Exception as error:
-            return notice(sentence(error), "bad"), gr.skip()
+            return fields.refused(error), gr.skip()
         return notice(f"Run #{run.id} is in the queue.", "good"), lane(session, Look.at(session, name))
 
-    told, verdict = fields.guard(begin, inputs, problem, session.settings)
-    told.then(
-        start, inputs_kwargs=inputs, outputs=[problem, live.card], validator=verdict, concurrency_limit=None, **QUICK
-    )  # fmt: skip
+    begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], queue=False, **QUICK)
     follow_preset(session, fields, preset, found, model, "image")
 
 

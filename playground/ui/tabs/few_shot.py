@@ -13,7 +13,7 @@ from playground.ui import form
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components import charts, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
-from playground.ui.messages import placed, sentence, shown
+from playground.ui.messages import placed, shown
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import first_question, items_field, limit_of, task_and_model
 
@@ -124,7 +124,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
                 before=True,
             )
         except Exception as error:
-            return notice(sentence(error), "bad"), gr.skip()
+            return fields.refused(error), gr.skip()
         return notice(f"Run #{run.id} is in the queue.", "good"), live_runs(session)
 
     def refresh(task_id, model_id):
@@ -155,11 +155,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         concurrency_id=INFERENCE, concurrency_limit=1,
     )  # fmt: skip
     measuring = {**choosing, "model": model, "limit": limit}
-    told, verdict = fields.guard(measure, measuring, problem, session.settings)
-    told.then(
-        submit, inputs_kwargs=measuring, outputs=[problem, live], concurrency_limit=None,
-        validator=verdict, **quick,
-    )  # fmt: skip
+    measure.click(submit, inputs_kwargs=measuring, outputs=[problem, live], queue=False, **quick)
     gr.on(
         [pulse.change, task.change, model.change], refresh, [task, model], [live, plot], queue=False, **quick
     )

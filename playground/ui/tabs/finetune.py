@@ -21,7 +21,7 @@ from playground.ui import form
 from playground.ui.components import estimate, run_card, sweep_view
 from playground.ui.components import live as training
 from playground.ui.components.markup import empty, facts, heading, notice, safe
-from playground.ui.messages import sentence, shown
+from playground.ui.messages import shown
 from playground.ui.panels import before, chat, explainer, export, items
 from playground.ui.session import Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
@@ -204,13 +204,10 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
                 seed=values["seed"], limit=limit_of(values["limit"]),
             )  # fmt: skip
         except Exception as error:
-            return notice(sentence(error), "bad"), gr.skip()
+            return fields.refused(error), gr.skip()
         return notice(f"Run #{run.id} is in the queue.", "good"), Look.at(session, name).lane(session)
 
-    told, verdict = fields.guard(begin, inputs, problem, session.settings)
-    told.then(
-        start, inputs_kwargs=inputs, outputs=[problem, live.card], validator=verdict, concurrency_limit=None, **QUICK
-    )  # fmt: skip
+    begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], queue=False, **QUICK)
     follow_preset(session, fields, preset, found, model)
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
@@ -325,7 +322,7 @@ def _sweep_fold(session: Session, fields: form.Form, inputs: dict[str, Any], liv
                 )
             )  # fmt: skip
         except Exception as error:
-            return notice(sentence(error), "bad"), gr.skip()
+            return fields.refused(error), gr.skip()
         return notice(f"{len(runs)} runs are in the queue.", "good"), sweep_html(session, name)
 
     def best():
@@ -334,9 +331,7 @@ def _sweep_fold(session: Session, fields: form.Form, inputs: dict[str, Any], liv
             raise QueueError("No sweep of this method has a finished run yet.")
         return fields.filled(found.best.params)
 
-    begin.click(
-        start, inputs_kwargs=given, outputs=[problem, live.sweep], concurrency_limit=None, **QUICK
-    )  # fmt: skip
+    begin.click(start, inputs_kwargs=given, outputs=[problem, live.sweep], queue=False, **QUICK)
     use.click(shown(best), None, list(fields.fields.values()), queue=False, **QUICK)
 
 

@@ -16,7 +16,7 @@ from playground.ui.answers import checked, side_by_side
 from playground.ui.components import passages as shown_passages
 from playground.ui.components.markup import bar, empty, facts, heading, notice, safe
 from playground.ui.indexes import Indexes
-from playground.ui.messages import placed, sentence
+from playground.ui.messages import placed
 from playground.ui.panels import bench
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import first_question, items_field, limit_of
@@ -137,7 +137,7 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
                 limit=limit_of(values["limit"]), before=True,
             )  # fmt: skip
         except Exception as error:
-            return notice(sentence(error), "bad")
+            return fields.refused(error)
         return notice(f"Run #{run.id} is in the queue; follow it on Compare or Runs.", "good")
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
@@ -164,11 +164,7 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
     )  # fmt: skip
     other.click(placed(draw, 2, at=1), source, [question, status], queue=False, **quick)
     measuring = {**fields.fields, "task": task, "model": model, "limit": limit}
-    told, verdict = fields.guard(measure, measuring, problem, session.settings)
-    told.then(
-        submit, inputs_kwargs=measuring, outputs=problem, concurrency_limit=None,
-        validator=verdict, **quick,
-    )  # fmt: skip
+    measure.click(submit, inputs_kwargs=measuring, outputs=problem, queue=False, **quick)
     known.change(
         lambda: (gr.update(choices=session.task_choices()), gr.update(choices=sources(session))),
         None, [task, source], queue=False, **quick,
