@@ -34,12 +34,14 @@ def forecast(
     if not isinstance(technique, Parametric):
         raise InvalidInput(f"{technique.title} trains nothing: there is nothing to estimate.", "method")
     runs, place = store.list(status="done", limit=RUNS), device.choose(settings).name
+    earlier = training_speed(runs, technique.id, model.id, params.model_dump(mode="json"), place)
     return technique.estimate(
         params,
         task,
         model,
         settings,
-        tokens_per_second=training_speed(runs, technique.id, model.id, params.model_dump(mode="json"), place),
+        tokens_per_second=earlier and earlier.tokens_per_second,
+        their_flops=earlier and earlier.flops_per_token,
         flops_per_second=training_rate(runs, model.id, place, technique.quantization(params)),
     )
 

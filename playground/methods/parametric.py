@@ -211,12 +211,14 @@ class Parametric(Method):
         settings: Settings,
         *,
         tokens_per_second: float | None = None,
+        their_flops: float | None = None,
         flops_per_second: float | None = None,
     ) -> "Estimate":
         """What training would take: exact counts, estimated memory and time. Loads no weights.
 
         Args:
             tokens_per_second: ``train_tokens_per_second`` of an earlier run of this method and model here.
+            their_flops: its FLOPs per token, where its settings may have been others.
             flops_per_second: of an earlier run of another method with this model here.
 
         Raises:
@@ -253,6 +255,7 @@ class Parametric(Method):
             device=device.choose(settings).name,
             quantization=self.quantization(params),
             tokens_per_second=tokens_per_second,
+            their_flops=their_flops,
             flops_per_second=flops_per_second,
         )
 

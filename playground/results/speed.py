@@ -1,6 +1,7 @@
 """How fast a method trained here before, and how far the estimates of a run were off."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from playground.results.runs import Run
@@ -9,10 +10,18 @@ from playground.results.runs import Run
 PAIRS = {"estimated_peak_bytes": "adapt_peak_bytes", "estimated_adapt_seconds": "adapt_seconds"}
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast a training was; ``flops_per_token``, forward and backward, is None where nobody counted."""
+
+    tokens_per_second: float
+    flops_per_token: float | None = None
+
+
 def training_speed(
     runs: Iterable[Run], method: str, model: str, params: Mapping[str, Any], device: str
-) -> float | None:
-    """Tokens per second of a finished training of this method and model on this kind of device.
+) -> Speed | None:
+    """How fast a finished training of this method and model on this kind of device was.
 
     Of several runs the one that shares most parameters counts, and of those the newest; None = no run.
 
@@ -23,7 +32,7 @@ def training_speed(
     if not found:
         return None
     best = max(found, key=lambda run: (_common(run.params, params), run.id))
-    return best.metrics["train_tokens_per_second"]
+    return Speed(best.metrics["train_tokens_per_second"], best.provenance.get("flops_per_token"))
 
 
 def training_rate(runs: Iterable[Run], model: str, device: str, quantization: str | None) -> float | None:

@@ -150,6 +150,7 @@ def estimate(
     device: str = "cpu",
     quantization: str | None = None,
     tokens_per_second: float | None = None,
+    their_flops: float | None = None,
     flops_per_second: float | None = None,
 ) -> Estimate:
     """What training would take.
@@ -159,6 +160,7 @@ def estimate(
         wrap: adds what is trained, as the method does for real, short cuts included.
         quantization: of the base model's linear layers: "nf4", "int8" or None.
         tokens_per_second: training speed measured before, on this machine with this method and model.
+        their_flops: FLOPs of one of those tokens: other settings may mean other work; None = as now.
         flops_per_second: the same of another method with this model; used where the first is not known.
     """
     plan = work.plan
@@ -186,7 +188,7 @@ def estimate(
     tokens = round(_tokens(kept, plan) * times) if kept else 0
     threads = capacity.thread_counts(plan.threads or 0)
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
-    source, rate = _rate(run.flops, tokens_per_second, flops_per_second, measured)
+    source, rate = _rate(tokens_per_second, their_flops or run.flops, flops_per_second, measured)
     training = (tokens * run.flops + times * run.below_flops) / rate
     if source != "earlier run":  # such a run's speed has the optimiser in it already
         training += plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
@@ -216,9 +218,9 @@ def estimate(
 
 
 def _rate(
-    flops: float, tokens_per_second: float | None, flops_per_second: float | None, measured: capacity.Speed
+    tokens_per_second: float | None, flops: float, flops_per_second: float | None, measured: capacity.Speed
 ) -> tuple[Source, float]:
-    """Where the speed is taken from, and FLOPs per second; ``flops`` are those of a token."""
+    """Where the speed is taken from, and FLOPs per second; ``flops`` are those of one of ``tokens_per_second``."""
     if tokens_per_second and flops:
         return "earlier run", tokens_per_second * flops
     if flops_per_second:

@@ -41,6 +41,9 @@ def test_an_earlier_run_gives_the_speed(settings, store, model):
     second = forecast(LoRA(), LoRAParams(), tiny.task(), model, settings, store)
     assert second.speed == "earlier run" and second.tokens_per_second == pytest.approx(123)
     assert second.memory == first.memory
+    finished(store, model, 100.0, flops_per_token=2 * second.flops_per_token)
+    third = forecast(LoRA(), LoRAParams(), tiny.task(), model, settings, store)
+    assert third.tokens_per_second == pytest.approx(200)  # that run had twice the work for each token
 
 
 def test_another_methods_run_gives_the_speed_of_a_first_one(settings, store, model):

@@ -6,7 +6,7 @@ import pytest
 
 from playground.results import comparison
 from playground.results.runs import Run
-from playground.results.speed import estimate_errors, training_rate, training_speed
+from playground.results.speed import Speed, estimate_errors, training_rate, training_speed
 
 RUN = Run(1, "k", "lora", {"rank": 8, "epochs": 5}, "tiny", "t", 0, None, None, "done")
 
@@ -19,8 +19,8 @@ def run(id, speed, **changes):
 
 def test_the_most_similar_run_counts_then_the_newest():
     runs = [run(1, 10.0), run(2, 20.0), run(3, 30.0, params={"rank": 64, "epochs": 5})]
-    assert training_speed(runs, "lora", "tiny", {"rank": 8, "epochs": 5}, "cpu") == 20.0
-    assert training_speed(runs, "lora", "tiny", {"rank": 64, "epochs": 1}, "cpu") == 30.0
+    assert training_speed(runs, "lora", "tiny", {"rank": 8, "epochs": 5}, "cpu") == Speed(20.0)
+    assert training_speed(runs, "lora", "tiny", {"rank": 64, "epochs": 1}, "cpu") == Speed(30.0)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,10 @@ def test_runs_of_another_kind_do_not(other):
 
 
 def test_gpus_are_one_kind():
-    assert training_speed([run(1, 5.0, provenance={"device": "cuda"})], "lora", "tiny", {}, "cuda:0") == 5.0
+    found = training_speed(
+        [run(1, 5.0, provenance={"device": "cuda", "flops_per_token": 7.0})], "lora", "tiny", {}, "cuda:0"
+    )
+    assert found == Speed(5.0, 7.0)
 
 
 def test_the_rate_of_the_newest_run_of_any_method():
