@@ -29,9 +29,13 @@ def figures() -> str:
 
 def _line(row: dict) -> str:
     what = f"{row['what']}; {row['note']}" if row.get("note") else row["what"]
-    other = f"{row['theirs']:g} {row['unit']} ({row['against']})" if row["theirs"] is not None else ""
+    other = f"{_digits(row['theirs'])} {row['unit']} ({row['against']})" if row["theirs"] is not None else ""
     ratio = f"{row['ratio']:.2f}×" if row["ratio"] is not None else ""
-    return f"| {what} | {row['ours']:g} {row['unit']} | {other} | {ratio} |"
+    return f"| {what} | {_digits(row['ours'])} {row['unit']} | {other} | {ratio} |"
+
+
+def _digits(number: float) -> str:
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
 def race() -> str:
@@ -81,7 +85,7 @@ def measured() -> str:
             _range(spread["quality"], ""),
             f"{_points(test['difference'])} ({_points(test['low'])} to {_points(test['high'])}), {_p(test['p_value'])}",
             _range(spread["retention_divergence"], "nats").replace(" nats", ""),
-            _range(spread["adapt_seconds"], "s"),
+            shown(_quietest(one["runs"])["adapt_seconds"], "s"),
             shown(_mean(spread["adapt_peak_bytes"]), "B"),
             shown(_mean(spread["stored_bytes"]), "B"),
             shown(_mean(spread["trainable_parameters"]), "count"),
@@ -135,9 +139,14 @@ def _below(body: dict) -> str:
         f"{body['task']}, {capped}{zero['n']:.0f} test items, {body['model']}, the bundled presets {body['preset']},"
         f" seeds {', '.join(map(str, seeds))}: the mean, and from the lowest to the highest seed in brackets."
         " The difference is paired item by item, each item's score being its mean over the seeds."
+        " The seconds are those of the seed that other programs disturbed least."
         f" {body['machine']}."
     )
-    return words + _busy(run for one in body["methods"] for run in one["runs"])
+    return words + _busy(_quietest(one["runs"]) for one in body["methods"])
+
+
+def _quietest(runs: Iterable[dict]) -> dict:
+    return min(runs, key=lambda run: (run["other_load_cores"] or 0, run["seed"]))
 
 
 def _busy(runs: Iterable[dict]) -> str:
