@@ -416,7 +416,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _meanwhile(work: Callable[[], None], told: Callable[[], Event]) -> Iterator[Event]:
-    """Do work that tells nothing itself, in a thread, and tell five times a second how far it is."""
+    """Do work that tells nothing itself, in a thread, and tell at its end, and five times a second, how far it is."""
     failed: list[BaseException] = []
 
     def body() -> None:
@@ -430,6 +430,7 @@ def _meanwhile(work: Callable[[], None], told: Callable[[], Event]) -> Iterator[
     while thread.is_alive():
         thread.join(0.2)
         yield told()
+    yield told()
     if failed:
         raise failed[0]
 

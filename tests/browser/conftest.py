@@ -25,6 +25,7 @@ LEAVING = (
     "AbortError: signal is aborted",
     "Connection errored out",
 )  # Gradio's words for a page that is left
+FAILED = pytest.StashKey[bool]()
 PATIENCE = 180.0  # seconds that whatever a test waits for may take on a busy machine
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 MISSING = (
@@ -250,7 +251,7 @@ class Visitor:
 
 
 @pytest.fixture
-def visit(browser, site):
+def visit(browser, site, request):
     """Make visitors: ``visit(width)``."""
     contexts = []
 
@@ -260,6 +261,27 @@ def visit(browser, site):
         return Visitor(contexts[-1].new_page(), site)
 
     yield make
+    if request.node.stash.get(FAILED, False):
+        for number, context in enumerate(contexts):
+            _tell(context.pages[0], f"{request.node.name}-{number}", site)
     for context in contexts:
         context.close()
     site.clear()
+
+
+def _tell(page, name: str, site: Site) -> None:
+    """What a visitor saw when a test failed: the words on the page, a picture of it, what the server said."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with suppress(Exception):  # the page itself may be what failed
+        page.screenshot(path=SCREENSHOTS / f"failed-{name}.png", full_page=True)
+        print(f"---- the page of {name}\n{page.locator('body').inner_text()[:6000]}")
+    print(f"---- the server\n{site.log[-3000:]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Remember for the fixtures that the test itself failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
+    return report

@@ -33,7 +33,7 @@ NONE = ""
 AFTERWARDS = (
     "When a training is done you can ask it beside the base model, go through its answers, and download it."
 )
-SOON = 0.2  # seconds
+SOON = 0.05  # seconds
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -130,11 +130,15 @@ def echo(source: gr.Textbox | gr.Dropdown) -> gr.Textbox:
 
 
 def arrived(chosen: gr.Dropdown) -> gr.Number:
-    """The chosen run for panels that are drawn late: it changes once after they are there, and then with it."""
+    """The chosen run for panels that are drawn late: it changes once after they are there, and then with it.
+
+    In the browser alone: an answer of the server could be older than the choice that it overwrites.
+    """
     run = gr.Number(None, visible="hidden")
     soon = gr.Timer(SOON)
-    soon.tick(lambda id: (id, gr.Timer(active=False)), chosen, [run, soon], queue=False, **QUICK)
-    chosen.change(lambda id: id, chosen, run, queue=False, **QUICK)
+    once = 'id => [id, {"__type__": "update", "active": false}]'
+    soon.tick(None, chosen, [run, soon], js=once, api_visibility="private")
+    chosen.change(None, chosen, run, js="id => id", api_visibility="private")
     return run
 
 
