@@ -195,7 +195,7 @@ class Parametric(Method):
             warmup=params.warmup,
             weight_decay=params.weight_decay,
             noise=params.embedding_noise,
-            state_noise=getattr(params, "state_noise", 0.0),
+            state_noise=params.state_noise if isinstance(params, BlockParams) else 0.0,
             max_length=params.max_length,
             seed=seed,
             patience=params.patience or None,

@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
+LONG = 60  # characters of a fact that are too many for a narrow column
+
 # gr.HTML reads its value as a template, so braces and dollar signs must not reach it as such.
 _TEMPLATE = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
@@ -37,13 +39,14 @@ def heading(title: str, text: str = "", level: int = 2) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
-    """Label and value pairs; those without a value are left out."""
-    cells = "".join(
-        f"<div><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>"
-        for name, value in pairs
-        if value not in (None, "")
-    )
+    """Label and value pairs; those without a value are left out, long ones take a line of their own."""
+    cells = "".join(_fact(name, str(value)) for name, value in pairs if value not in (None, ""))
     return f'<dl class="pg-facts">{cells}</dl>' if cells else ""
+
+
+def _fact(name: str, value: str) -> str:
+    wide = ' class="pg-wide"' if len(value) > LONG else ""
+    return f"<div{wide}><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>"
 
 
 def empty(title: str, text: str) -> str:
