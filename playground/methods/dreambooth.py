@@ -4,7 +4,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from playground.data.subjects import Subject
+from playground.data.subjects import Subject, with_article
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import CLASS_PICTURES, Diffusion, DiffusionParams, ImageContext
@@ -119,12 +119,17 @@ class DreamBooth(Diffusion):
 
 
 def class_prompts(subject: Subject, count: int) -> list[str]:
-    """``count`` prompts of the class alone, the subject's own contexts in turn.
+    """``count`` prompts of the class alone: the training pictures' captions without the rare word, in turn.
 
-    The paper asks for "a [class]" only; with contexts the pictures cover what the class can look like.
+    The paper asks for "a [class]" only. With other words than the captions', those (a background, say) would tell
+    subject and class apart, and the rare word would go unheard.
     """
-    prompts = subject.class_prompts
-    return [subject.context(prompts[at % len(prompts)], subject=False) for at in range(count)]
+    pairs = [
+        (subject.instance_prompt(one), subject.instance_prompt(one, rare=False)) for one in subject.train
+    ]
+    plain = with_article(subject.class_word)  # where a caption has no rare word that could be left out
+    captions = list(dict.fromkeys(plain if own == alone else alone for own, alone in pairs))
+    return [captions[at % len(captions)] for at in range(count)]
 
 
 def draw_class(context: ImageContext, count: int) -> Generator[Event, None, None]:

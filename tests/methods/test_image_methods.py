@@ -1,5 +1,7 @@
 """DreamBooth, DreamBooth-LoRA and Style LoRA on a tiny random pipeline."""
 
+from dataclasses import replace
+
 import image_world
 import pytest
 import tiny_image
@@ -106,6 +108,15 @@ def test_the_step_that_looks_recommend_is_kept(context):
     assert [e.data["value"] for e in events if e.kind == "metric" and e.data["name"] == "kept_step"] == [2]
 
 
+def test_the_class_has_the_words_of_the_photos_but_for_the_rare_one(settings):
+    found = image_world.subject(settings)
+    words = ("a {} on blue", "two red cups", "a {} on a tray")
+    train = tuple(replace(one, caption=said) for one, said in zip(found.train, words, strict=True))
+    assert class_prompts(replace(found, train=train), 4) == [
+        "a mug on blue", "a mug", "a mug on a tray", "a mug on blue",
+    ]  # fmt: skip
+
+
 def test_the_class_is_drawn_once_and_kept_for_a_resume(context):
     technique = DreamBooth()
     here = context()
@@ -113,7 +124,7 @@ def test_the_class_is_drawn_once_and_kept_for_a_resume(context):
     concept, _ = finish(technique.prior(params, here))
     times = {path.name: path.stat().st_mtime_ns for path in (here.folder / "class").iterdir()}
     assert sorted(times) == ["0.png", "1.png", "2.png"]
-    assert concept.prompts == class_prompts(here.subject, 3) == ["a mug", "a red mug", "a mug"]
+    assert concept.prompts == class_prompts(here.subject, 3) == ["a mug"] * 3  # photos without captions
     assert concept.pictures.shape == (3, 3, here.model.size, here.model.size)
     finish(technique.prior(params, here))
     assert times == {path.name: path.stat().st_mtime_ns for path in (here.folder / "class").iterdir()}
