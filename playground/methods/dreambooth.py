@@ -11,6 +11,7 @@ from playground.methods.diffusion import CLASS_PICTURES, Diffusion, DiffusionPar
 
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
+    from playground.training.diffusion import Concept
 
 CLASS_BATCH_HELP = (
     "Fewer are faster, and their mean counts λ times all the same; 0 = as many as of the subject."
@@ -80,16 +81,7 @@ class DreamBooth(Diffusion):
 
     def prior(self, params: DreamBoothParams, context: ImageContext) -> Generator[Event, None, Any]:
         """Pictures of the class, drawn by the model before it is changed; kept for a resume."""
-        if not self.prior_weight(params):
-            return None
-        from playground.training.diffusion import Concept
-        from playground.training.pictures import tensors
-
-        yield from draw_class(context, params.class_pictures)
-        folder = context.folder / CLASS_PICTURES
-        paths = [folder / f"{at}.png" for at in range(params.class_pictures)]
-        prompts = class_prompts(context.subject, params.class_pictures)
-        return Concept(tensors(paths, context.model.size), prompts)
+        return (yield from drawn_class(context, params.class_pictures)) if self.prior_weight(params) else None
 
     def wrap(self, params: DreamBoothParams, model: "ImageModel", seed: int = 0) -> None:
         """See ``Diffusion.wrap``: the denoiser in float32, and the text encoders where they are trained."""
@@ -130,6 +122,16 @@ def class_prompts(subject: Subject, count: int) -> list[str]:
     plain = with_article(subject.class_word)  # where a caption has no rare word that could be left out
     captions = list(dict.fromkeys(plain if own == alone else alone for own, alone in pairs))
     return [captions[at % len(captions)] for at in range(count)]
+
+
+def drawn_class(context: ImageContext, count: int) -> Generator[Event, None, "Concept"]:
+    """``count`` pictures of the class by the model as it is, and their texts."""
+    from playground.training.diffusion import Concept
+    from playground.training.pictures import tensors
+
+    yield from draw_class(context, count)
+    paths = [context.folder / CLASS_PICTURES / f"{at}.png" for at in range(count)]
+    return Concept(tensors(paths, context.model.size), class_prompts(context.subject, count))
 
 
 def draw_class(context: ImageContext, count: int) -> Generator[Event, None, None]:

@@ -1,4 +1,7 @@
-"""DreamBooth-LoRA: low-rank matrices learn the subject; the network with its adapter off keeps the class."""
+"""DreamBooth-LoRA: low-rank matrices learn the subject; the network with its adapter off keeps the class.
+
+Where class pictures are asked for, they keep it, as in DreamBooth.
+"""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import ADAPTER, AdaptedImage, Diffusion, DiffusionParams, ImageContext
-from playground.methods.dreambooth import CLASS_BATCH_HELP, class_prompts
+from playground.methods.dreambooth import CLASS_BATCH_HELP, class_prompts, drawn_class
 
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
@@ -94,13 +97,21 @@ class DreamBoothLoRAParams(ImageLoRAParams):
     prior_preservation: bool = parameter(
         True,
         "Prior preservation",
-        "Keep the class as the network draws it with its adapter off; no class pictures are needed.",
+        "Keep the class as the network draws it with its adapter off.",
     )
     prior_weight: float = parameter(
         1.0, "Prior weight λ", "The weight of the class's loss beside the subject's.", minimum=0, maximum=10
     )
     class_batch: int = parameter(
         0, "Class pictures a step", CLASS_BATCH_HELP, minimum=0, maximum=64, advanced=True
+    )
+    class_pictures: int = parameter(
+        0,
+        "Class pictures",
+        "How many the model draws of the class before the training; 0 = none, the network is asked about noised "
+        "pictures of the subject, which is quicker and holds the class less well.",
+        minimum=0,
+        maximum=1000,
     )
 
 
@@ -129,10 +140,12 @@ class DreamBoothLoRA(ImageLoRA):
         return params.class_batch
 
     def prior(self, params: DreamBoothLoRAParams, context: ImageContext) -> Generator[Event, None, Any]:
-        """The network itself, with its adapter off."""
+        """The network itself, with its adapter off: pictures that it draws, or its answers."""
         from playground.training.diffusion import PriorFromNetwork
 
         if not self.prior_weight(params):
             return None
+        if params.class_pictures:
+            return (yield from drawn_class(context, params.class_pictures))
         yield Event.log("The class is kept by the network with its adapter off; no class pictures are drawn.")
         return PriorFromNetwork(class_prompts(context.subject, PROMPTS))

@@ -22,8 +22,9 @@ CASES = [
     (DreamBoothLoRA(), {**FEW, "rank": 2, "train_text_encoder": True, "prior_preservation": False}),
     (StyleLoRA(), {**FEW, "rank": 2}),
     (DreamBoothLoRA(), {**FEW, "rank": 2, "alpha": 8.0, "layers": "all", "class_batch": 1}),
+    (DreamBoothLoRA(), {**FEW, "rank": 2, "class_pictures": 2}),
 ]
-IDS = ["dreambooth", "dreambooth-text", "lora", "lora-text", "style", "lora-all"]
+IDS = ["dreambooth", "dreambooth-text", "lora", "lora-text", "style", "lora-all", "lora-pictures"]
 
 
 def fresh(seed=0):
