@@ -28,6 +28,7 @@ def test_teach_a_subject_and_draw_it(visit):
     steps = page.locator("#dreambooth_lora-field-steps input").first
     steps.fill("6")
     page.locator("#dreambooth_lora-field-sample_every input").first.fill("3")
+    page.locator("#dreambooth_lora-field-class_pictures input").first.fill("2")
     visitor.picture("dreambooth-form")
     page.click("#dreambooth_lora-start")
     visitor.done("#dreambooth-live")
@@ -76,6 +77,7 @@ def test_a_training_is_looked_at_saved_reloaded_stopped_and_gone_on_with(visit, 
     page.get_by_role("radio", name="DreamBooth-LoRA").check()
     page.locator("#dreambooth_lora-field-steps input").first.fill("5000")
     page.locator("#dreambooth_lora-field-sample_every input").first.fill("5000")
+    page.locator("#dreambooth_lora-field-class_pictures input").first.fill("2")
     page.click("#dreambooth_lora-start")
     looks = page.locator("#dreambooth-strip img")
     expect(looks.first).to_be_visible()
