@@ -107,11 +107,19 @@ def mug(session):
 
 
 def image_run(
-    session, subject, method="dreambooth", status="done", group=None, fidelity=0.8, looked=(0, 20), **params
+    session,
+    subject,
+    method="dreambooth",
+    status="done",
+    group=None,
+    fidelity=0.8,
+    looked=(0, 20),
+    seed=0,
+    **params,
 ):
     """A run with looks at some steps, told through the real store."""
     key = f"{method}-{params}-{len(session.store.list())}"
-    run = session.store.submit(Filing(key, method, params, "drawer", subject, group=group))
+    run = session.store.submit(Filing(key, method, params, "drawer", subject, seed, group=group))
     session.store.transition(run.id, "running", expect={"queued"})
     folder = local.run_folder(session.settings, run.id)
     events = [Event.provenance(judge="starter CLIP")]
@@ -473,6 +481,18 @@ def test_image_rows_have_their_own_columns_under_their_subject(session, mug):
     gained = compare.gains(session, runs)
     assert gained.count("<li ") == 2
     assert "Fidelity 0.600 → 0.900 (+0.300)" in gained
+
+
+def test_an_image_run_is_held_against_the_base_model_with_the_same_seed(session, mug):
+    runs = [
+        image_run(session, mug.id, "image_base", fidelity=0.6, seed=1),
+        image_run(session, mug.id, "image_base", fidelity=0.5, seed=2),
+        image_run(session, mug.id, fidelity=0.9, seed=1),
+        image_run(session, mug.id, fidelity=0.7, seed=3),
+    ]
+    assert re.findall(r'class="pg-good">([^<]+)<', compared(session, runs)) == ["+0.300"]
+    gained = compare.gains(session, runs)
+    assert gained.count("<li ") == 1 and "Fidelity 0.600 → 0.900" in gained
 
 
 def test_a_failed_image_run_says_why_in_its_row(session, mug):

@@ -76,7 +76,9 @@ def drawn(
     rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
 ) -> str:
     """The rows of image methods on one subject, best fidelity first among those that are done."""
-    base = next((row["subject_fidelity"] for row in reversed(rows) if row["method"] == IMAGE_BASE), None)
+    bases = {
+        row["seed"]: row["subject_fidelity"] for row in rows if row["method"] == IMAGE_BASE
+    }  # newest last
     measured = [row["subject_fidelity"] for row in rows if row["subject_fidelity"] is not None]
     best = max(measured) if len(measured) > 1 else None
     ordered = sorted(
@@ -87,7 +89,8 @@ def drawn(
         for name, head in DRAWN.items()
     )
     body = "".join(
-        _drawn_row(row, runs[row["run"]], places.get(row["run"]), base, best, chosen) for row in ordered
+        _drawn_row(row, runs[row["run"]], places.get(row["run"]), bases.get(row["seed"]), best, chosen)
+        for row in ordered
     )
     return (
         '<div class="pg-table-frame"><div class="pg-table-scroll" tabindex="0" role="region" aria-label="Comparison">'

@@ -296,13 +296,12 @@ def scatter(session: Session, rows: list[comparison.Row], cost_label: str) -> st
 
 
 def gains(session: Session, runs: list[Run]) -> str:
-    """Every finished image run against the base model on the same subject, in figures."""
+    """Every finished image run against the base model on the same subject with the same seed, in figures."""
     done = [run for run in runs if run.status == "done" and run.metrics.get("subject_fidelity") is not None]
     lines = []
     for run in done:
-        base = next(
-            (other for other in reversed(done) if other.method == IMAGE_BASE and _same(run, other)), None
-        )
+        bases = (other for other in reversed(done) if other.method == IMAGE_BASE and other.seed == run.seed)
+        base = next((other for other in bases if _same(run, other)), None)
         if base is None or run.method == IMAGE_BASE:
             continue
         parts = [
@@ -320,7 +319,7 @@ def gains(session: Session, runs: list[Run]) -> str:
     if not lines:
         return empty(
             "No pair yet",
-            "Two finished runs on the same subject and model are needed, one of them the base model.",
+            "Two finished runs on the same subject and model with the same seed are needed, one of them the base model.",
         )
     return (
         f'<ul class="pg-verdicts">{"".join(lines)}</ul><p class="pg-muted">From few pictures of one seed each: take '
