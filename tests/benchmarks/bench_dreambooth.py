@@ -187,7 +187,6 @@ def measure(which: str, method: str, seed: int, options, folder: str) -> dict:
     command += ["--steps", str(options.steps), "--threads", str(options.threads)]
     command += ["--model", options.model, "--subject", options.subject, "--seed", str(seed)]
     environment = os.environ | {"PLAYGROUND_THREADS": str(options.threads)}
-    environment |= {"PLAYGROUND_DTYPE": "float32"} if options.float32 else {}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -217,7 +216,7 @@ def compare(method: str, options) -> dict:
         for name, label in (("subject_fidelity", "fidelity"), ("class_drift", "drift of the class"))
     )
     seeds = ", ".join(map(str, options.seeds))
-    kind = "float32" if options.float32 else "ours in bfloat16 where the processor has it, theirs float32"
+    kind = "float32"
     return {
         "what": TITLES[method],
         "ours": round(mine["steps_per_second"], 3),
@@ -245,7 +244,6 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--subject", default="backpack")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--float32", action="store_true", help="ours in float32, too")
     parser.add_argument("--no-record", action="store_true")
     parser.add_argument("--child", choices=["ours", "diffusers"], help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
