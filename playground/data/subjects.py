@@ -91,13 +91,13 @@ class Subject:
         """How a prompt calls it: "zwx robot", of a style "zwx style"."""
         return f"{self.token} {self.class_word if self.kind == 'subject' else 'style'}"
 
-    def instance_prompt(self, picture: Picture, rare: bool = True) -> str:
+    def instance_prompt(self, picture: Picture, subject: bool = True) -> str:
         """What the picture shows, in words: its caption, else "a zwx robot" ("a sticker, zwx style").
 
-        Without ``rare`` the class word stands alone: "a robot".
+        Without ``subject`` the class word stands alone: "a robot".
         """
         plain = "a {}" if self.kind == "subject" else with_article(self.class_word)
-        return self.context(picture.caption or plain, subject=rare)
+        return self.context(picture.caption or plain, subject)
 
     def context(self, prompt: str, subject: bool = True) -> str:
         """A context with the phrase in it or, without ``subject``, with the class word alone.

@@ -416,7 +416,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _meanwhile(work: Callable[[], None], told: Callable[[], Event]) -> Iterator[Event]:
-    """Do work that tells nothing itself, in a thread, and tell at its end, and five times a second, how far it is."""
+    """Do work that tells nothing itself, in a thread, and tell how far it is: five times a second, and at its end."""
     failed: list[BaseException] = []
 
     def body() -> None:
@@ -427,10 +427,11 @@ def _meanwhile(work: Callable[[], None], told: Callable[[], Event]) -> Iterator[
 
     thread = threading.Thread(target=body, name="export", daemon=True)
     thread.start()
-    while thread.is_alive():
+    alive = True
+    while alive:
         thread.join(0.2)
+        alive = thread.is_alive()
         yield told()
-    yield told()
     if failed:
         raise failed[0]
 

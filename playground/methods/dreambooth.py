@@ -4,7 +4,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from playground.data.subjects import Subject, with_article
+from playground.data.subjects import Picture, Subject, with_article
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import CLASS_PICTURES, Diffusion, DiffusionParams, ImageContext
@@ -81,7 +81,7 @@ class DreamBooth(Diffusion):
 
     def prior(self, params: DreamBoothParams, context: ImageContext) -> Generator[Event, None, Any]:
         """Pictures of the class, drawn by the model before it is changed; kept for a resume."""
-        return (yield from drawn_class(context, params.class_pictures)) if self.prior_weight(params) else None
+        return (yield from draw_class(context, params.class_pictures)) if self.prior_weight(params) else None
 
     def wrap(self, params: DreamBoothParams, model: "ImageModel", seed: int = 0) -> None:
         """See ``Diffusion.wrap``: the denoiser in float32, and the text encoders where they are trained."""
@@ -114,34 +114,27 @@ def class_prompts(subject: Subject, count: int) -> list[str]:
     """``count`` prompts of the class alone: the training pictures' captions without the rare word, in turn.
 
     The paper asks for "a [class]" only. With other words than the captions', those (a background, say) would tell
-    subject and class apart, and the rare word would go unheard: with the contexts of the samples among them the
-    starter model's likeness to the bundled backpack was 0.02 instead of 0.48.
+    subject and class apart, and the rare word would go unheard: with the contexts of the samples among them
+    DreamBooth-LoRA's likeness to the bundled backpack was 0.02 instead of 0.48.
     """
-    pairs = [
-        (subject.instance_prompt(one), subject.instance_prompt(one, rare=False)) for one in subject.train
-    ]
-    plain = with_article(subject.class_word)  # where a caption has no rare word that could be left out
-    captions = list(dict.fromkeys(plain if own == alone else alone for own, alone in pairs))
+    captions = list(dict.fromkeys(_class_caption(subject, picture) for picture in subject.train))
     return [captions[at % len(captions)] for at in range(count)]
 
 
-def drawn_class(context: ImageContext, count: int) -> Generator[Event, None, "Concept"]:
-    """``count`` pictures of the class by the model as it is, and their texts."""
+def _class_caption(subject: Subject, picture: Picture) -> str:
+    """The picture's caption for the class; the class word where there is no rare word to leave out."""
+    caption = subject.instance_prompt(picture, subject=False)
+    return caption if caption != subject.instance_prompt(picture) else with_article(subject.class_word)
+
+
+def draw_class(context: ImageContext, count: int) -> Generator[Event, None, "Concept"]:
+    """``count`` pictures of the class by the model as it is, and their texts; those already saved are read."""
     from playground.training.diffusion import Concept
-    from playground.training.pictures import tensors
+    from playground.training.pictures import save, tensors
 
-    yield from draw_class(context, count)
-    paths = [context.folder / CLASS_PICTURES / f"{at}.png" for at in range(count)]
-    return Concept(tensors(paths, context.model.size), class_prompts(context.subject, count))
-
-
-def draw_class(context: ImageContext, count: int) -> Generator[Event, None, None]:
-    """Draw the pictures of the class that are not there yet, and save them."""
-    from playground.training.pictures import save
-
-    folder = context.folder / CLASS_PICTURES
     prompts = class_prompts(context.subject, count)
-    missing = [at for at in range(count) if not (folder / f"{at}.png").is_file()]
+    paths = [context.folder / CLASS_PICTURES / f"{at}.png" for at in range(count)]
+    missing = [at for at in range(count) if not paths[at].is_file()]
     for start in range(0, len(missing), AT_ONCE):
         yield Event.progress(
             "class", count - len(missing) + start, count, unit="picture", note="Drawing the class"
@@ -150,5 +143,6 @@ def draw_class(context: ImageContext, count: int) -> Generator[Event, None, None
         # seeds of their own, apart from those of the samples
         drawn = context.model.generate([prompts[at] for at in part], [10_000 + at for at in part])
         for at, picture in zip(part, drawn, strict=True):
-            save(picture, folder / f"{at}.png")
+            save(picture, paths[at])
     yield Event.progress("class", count, count, unit="picture", note="Drawing the class")
+    return Concept(tensors(paths, context.model.size), prompts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from playground.events import Event
 from playground.methods.base import parameter
 from playground.methods.diffusion import ADAPTER, AdaptedImage, Diffusion, DiffusionParams, ImageContext
-from playground.methods.dreambooth import CLASS_BATCH_HELP, class_prompts, drawn_class
+from playground.methods.dreambooth import CLASS_BATCH_HELP, class_prompts, draw_class
 
 if TYPE_CHECKING:
     from playground.models.image import ImageModel
@@ -141,11 +141,11 @@ class DreamBoothLoRA(ImageLoRA):
 
     def prior(self, params: DreamBoothLoRAParams, context: ImageContext) -> Generator[Event, None, Any]:
         """The network itself, with its adapter off: pictures that it draws, or its answers."""
-        from playground.training.diffusion import PriorFromNetwork
-
         if not self.prior_weight(params):
             return None
         if params.class_pictures:
-            return (yield from drawn_class(context, params.class_pictures))
+            return (yield from draw_class(context, params.class_pictures))
+        from playground.training.diffusion import PriorFromNetwork
+
         yield Event.log("The class is kept by the network with its adapter off; no class pictures are drawn.")
         return PriorFromNetwork(class_prompts(context.subject, PROMPTS))

@@ -50,8 +50,8 @@ class DiffusionPlan:
     disk (``kept``, ``restore``). ``checkpoint_seconds`` is the shortest time between two checkpoints, longer where
     they take long to write: writing costs at most a twentieth; 0 = one after every step.
     ``gradient_checkpointing`` trades time for memory. ``mixed`` computes in bfloat16 with float32 weights; None =
-    on a GPU that is fast at it (on a CPU with such instructions, too, the starter model's steps took 1.5 times as long). ``threads``: CPU threads, 0 = time one step and choose, None = leave
-    as set.
+    as the model is drawn with (``ImageModel.mixed``). ``threads``: CPU threads, 0 = time one step and choose, None =
+    leave as set.
     """
 
     steps: int = 200
@@ -334,9 +334,7 @@ class _Training:
         else:
             checkpoints.remove(self.folder)
         if self.state.mixed is None:
-            pays = self.model.mixed and self.model.device.type != "cpu"
-            chosen = pays or self.model.dtype != torch.float32  # weights in bfloat16 leave no choice
-            self.state.mixed = chosen if self.plan.mixed is None else self.plan.mixed
+            self.state.mixed = self.model.mixed if self.plan.mixed is None else self.plan.mixed
         yield from self._encode()
         if self.plan.gradient_checkpointing:
             self.model.denoiser.enable_gradient_checkpointing()

@@ -186,7 +186,7 @@ def measure(which: str, method: str, seed: int, options, folder: str) -> dict:
     command = [sys.executable, __file__, "--child", which, "--method", method, "--folder", folder]
     command += ["--steps", str(options.steps), "--threads", str(options.threads)]
     command += ["--model", options.model, "--subject", options.subject, "--seed", str(seed)]
-    environment = os.environ | {"PLAYGROUND_THREADS": str(options.threads)}
+    environment = os.environ | {"PLAYGROUND_THREADS": str(options.threads), "PLAYGROUND_DTYPE": "float32"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -216,7 +216,6 @@ def compare(method: str, options) -> dict:
         for name, label in (("subject_fidelity", "fidelity"), ("class_drift", "drift of the class"))
     )
     seeds = ", ".join(map(str, options.seeds))
-    kind = "float32"
     return {
         "what": TITLES[method],
         "ours": round(mine["steps_per_second"], 3),
@@ -224,7 +223,7 @@ def compare(method: str, options) -> dict:
         "unit": "steps/s",
         "against": "the recipe of diffusers' example",
         "ratio": round(ratio, 2),
-        "note": f"{options.steps} steps of {BATCH} + {BATCH} pictures, seeds {seeds}, {kind}; {told}; peak memory "
+        "note": f"{options.steps} steps of {BATCH} + {BATCH} pictures, seeds {seeds}, float32; {told}; peak memory "
         f"{mine['peak_bytes'] / 1e9:.2f} against {other['peak_bytes'] / 1e9:.2f} GB",
         "measured": found,
     }

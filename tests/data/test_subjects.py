@@ -120,7 +120,7 @@ def test_prompts_of_a_subject():
     assert found.instance_prompt(replace(found.train[0], caption="")) == "a zwx alien"
     assert found.instance_prompt(replace(found.train[0], caption="my {} at home")) == "my zwx alien at home"
     assert found.instance_prompt(replace(found.train[0], caption="something else")) == "something else"
-    assert found.instance_prompt(found.train[0], rare=False) == "an alien on a blue background"
+    assert found.instance_prompt(found.train[0], subject=False) == "an alien on a blue background"
     assert found.class_prompts[0] == "an alien on a gray background"
 
 

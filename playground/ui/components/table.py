@@ -76,9 +76,8 @@ def drawn(
     rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
 ) -> str:
     """The rows of image methods on one subject, best fidelity first among those that are done."""
-    bases = {
-        row["seed"]: row["subject_fidelity"] for row in rows if row["method"] == IMAGE_BASE
-    }  # newest last
+    # the newest of a seed stands last
+    bases = {row["seed"]: row["subject_fidelity"] for row in rows if row["method"] == IMAGE_BASE}
     measured = [row["subject_fidelity"] for row in rows if row["subject_fidelity"] is not None]
     best = max(measured) if len(measured) > 1 else None
     ordered = sorted(
