@@ -1,10 +1,9 @@
 """Mixed precision on a CPU: the linear layers' products in bfloat16, everything else in float32.
 
-Newer CPUs multiply bfloat16 about twice as fast as float32 (AVX512-BF16, AMX), older ones many times
-slower, so the processor's instructions decide: a timed product would choose now so, now so on a busy
-machine, and one seed would give two results. As in
-Micikevicius et al. 2018 (arXiv:1710.03740) the weights that are trained, their gradients and the
-optimiser stay in float32. The output head stays in float32, too: it sees answer tokens only.
+Some newer CPUs multiply bfloat16 about twice as fast as float32, older ones many times slower:
+``playground.models.device.half_pays`` decides. As in Micikevicius et al. 2018 (arXiv:1710.03740) the weights
+that are trained, their gradients and the optimiser stay in float32. The output head stays in float32, too:
+it sees answer tokens only.
 """
 
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from playground.models.device import half_pays
 from playground.models.quantise import quantised
 
 HALF = torch.bfloat16
@@ -21,11 +21,8 @@ THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap:
 
 
 def pays(device: torch.device) -> bool:
-    """Whether this is a CPU with instructions of its own for products in bfloat16."""
-    # PyTorch has no public question for it
-    return device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+    """Whether this is a CPU that is faster in bfloat16."""
+    return device.type == "cpu" and half_pays()
 
 
 @contextmanager

@@ -35,6 +35,23 @@ def test_the_description_says_when_bfloat16_is_faster(monkeypatch):
     assert "bfloat16" not in device.choose(Settings(device="cpu")).description
 
 
+@pytest.mark.parametrize(
+    ("maker", "avx512", "amx", "pays"),
+    [
+        ("GenuineIntel", True, True, True),
+        ("GenuineIntel", True, False, False),
+        ("AuthenticAMD", True, False, True),
+        ("AuthenticAMD", False, False, False),
+        ("AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", True, False, True),  # as on Windows
+    ],
+)
+def test_bfloat16_pays_where_the_instructions_are_faster(monkeypatch, maker, avx512, amx, pays):
+    monkeypatch.setattr(device, "_cpu", lambda key: maker)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert device.half_pays.__wrapped__() is pays
+
+
 def test_the_timing_gives_the_threads_back():
     before = torch.get_num_threads()
     device.cpu_speed.cache_clear()
