@@ -152,7 +152,7 @@ def needed(model: str, method_id: str) -> int:
     technique, starter = method(method_id), model == "starter-stickers"
     values = presets.preset(method_id, "15m-cpu").values if starter else {"batch_size": 1}
     total = memory(built(model), technique, technique.Params.parse(values), half=not starter).total
-    return int(f"{total:.1e}".replace(".", "").partition("e")[0]) * 10 ** (len(str(total)) - 2)
+    return round(total, 2 - len(str(total)))
 
 
 def main() -> None:
