@@ -17,6 +17,7 @@ from playground.errors import PlaygroundError
 from playground.events import Event
 from playground.jobs import local, processes
 from playground.jobs.pipeline import pipeline
+from playground.methods.registry import method
 from playground.results.runs import Run, RunStore
 from playground.settings import Settings
 
@@ -120,6 +121,7 @@ def _do(run: Run, settings: Settings, store: RunStore) -> tuple[Any, str | None]
     writer = EventWriter(store, run.id)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _spare_memory(run)
         for event in pipeline(run, settings, folder):
             writer.add(event)
         writer.close()
@@ -130,6 +132,13 @@ def _do(run: Run, settings: Settings, store: RunStore) -> tuple[Any, str | None]
             traceback.print_exc()
         _close_after(writer)
         return "failed", reason
+
+
+def _spare_memory(run: Run) -> None:
+    if method(run.method).modality == "text":
+        from playground.training.mixed import keep_few_kernels
+
+        keep_few_kernels()
 
 
 def _close_after(writer: EventWriter) -> None:

@@ -248,7 +248,8 @@ def _ratio(found: dict, against: str) -> float:
 
 def _over_seeds(runs: list[dict], name: str) -> str:
     values = [run[name] for run in runs]
-    return f"{statistics.fmean(values):.3f} ({min(values):.3f} – {max(values):.3f})"
+    span = f" ({min(values):.3f} – {max(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{span}"
 
 
 def main() -> None:

@@ -123,6 +123,8 @@ def child(options) -> None:
     from playground.training.measure import PeakMemory, Stopwatch
     from playground.training.text import evaluate_loss
 
+    if options.child == "ours":
+        mixed.keep_few_kernels()  # as a worker does
     model, examples, dev = prepare(options.examples)
     torch.set_num_threads(options.threads)
     before = evaluate_loss(model.model, dev)
