@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class BitFitParams(BlockParams):
     """What BitFit lets one choose."""
 
-    layers: Literal["all-linear", "attention", "mlp", "existing"] = parameter(
+    layers: Literal["all-linear", "attention", "mlp", "query-intermediate", "existing"] = parameter(
         "all-linear",
         "Layers",
         "Whose biases are trained. Linear layers without a bias (Llama has none) get one that starts at "
-        "zero; “existing” adds none.",
+        "zero; “existing” adds none. “query-intermediate”: those of the queries and of the MLP's widening layers.",
     )
     learning_rate: float = parameter(
         3e-3, "Learning rate", "The highest one; it rises to it and falls again.", minimum=1e-7, maximum=1.0

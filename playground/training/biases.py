@@ -17,7 +17,7 @@ from torch import nn
 
 from playground.errors import AdapterError, InvalidParams
 from playground.training.adapter_files import description, tensors
-from playground.training.structure import below, linear_layers, upper, width
+from playground.training.structure import Block, below, inputs, linear_layers, upper, width
 
 METHOD = "bitfit"
 WEIGHTS, CONFIG = "bitfit.safetensors", "bitfit_config.json"
@@ -25,15 +25,18 @@ SHORT = (torch.bfloat16, torch.float16)
 STATE = "_biases"  # attribute of a network whose biases are trained
 SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias")  # of transformers' configurations
 
-Layers = Literal["all-linear", "attention", "mlp", "existing"]
+QUERIES = {"q_proj", "query", "q_lin", "wq"}  # names of the layer that gives attention's queries
+
+Layers = Literal["all-linear", "attention", "mlp", "query-intermediate", "existing"]
 
 
 def targets(network: nn.Module, layers: Layers, top: int = 0) -> tuple[list[str], list[str]]:
     """Names of the biases to be trained: those that the model has, and those that it lacks.
 
     "attention" and "mlp" mean the linear layers of these blocks, "all-linear" both and every other bias
-    that is there (those of norms, too), "existing" only biases that are there; of the last ``top`` blocks
-    (0: of all) and what comes after them.
+    that is there (those of norms, too), "query-intermediate" those of attention's queries and of the MLP's
+    widening layers, which the paper found to do nearly as well, "existing" only biases that are there; of
+    the last ``top`` blocks (0: of all) and what comes after them.
 
     Raises:
         InvalidParams: the model has nothing of that kind.
@@ -62,16 +65,19 @@ def targets(network: nn.Module, layers: Layers, top: int = 0) -> tuple[list[str]
 
 
 def _linear(network: nn.Module, layers: Layers, top: int) -> list[str]:
-    found = []
-    for block in upper(network, top):
-        inside = (
-            {id(layer) for layer in linear_layers(block.attention).values()} if block.attention else set()
-        )
-        for name, layer in linear_layers(block.layer).items():
-            kind = "attention" if id(layer) in inside else "mlp"
-            if layers in ("all-linear", kind):
-                found.append(f"{block.name}.{name}")
-    return found
+    return [
+        f"{block.name}.{name}"
+        for block in upper(network, top)
+        for name, layer in linear_layers(block.layer).items()
+        if _wanted(block, name, layer, layers)
+    ]
+
+
+def _wanted(block: Block, name: str, layer: nn.Module, layers: Layers) -> bool:
+    attention = block.attention is not None and any(part is layer for part in block.attention.modules())
+    if layers == "query-intermediate":
+        return name.rpartition(".")[2] in QUERIES if attention else width(layer) > inputs(layer)
+    return layers in ("all-linear", "attention" if attention else "mlp")
 
 
 class _State:

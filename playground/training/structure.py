@@ -75,6 +75,11 @@ def width(layer: nn.Module) -> int:
     return layer.nf if isinstance(layer, Conv1D) else layer.out_features
 
 
+def inputs(layer: nn.Module) -> int:
+    """How many numbers a linear layer takes for each token."""
+    return layer.nx if isinstance(layer, Conv1D) else layer.in_features
+
+
 def adds_residual(block: nn.Module) -> bool:
     """Whether an attention or feed-forward block adds the layer's input to its output by itself (Bloom)."""
     return "residual" in inspect.signature(block.forward).parameters

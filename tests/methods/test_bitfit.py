@@ -80,6 +80,9 @@ def test_the_log_says_what_was_there(tmp_path):
         ("gpt2", "attention", 4, 0),
         ("gemma", "all-linear", 0, 14),
         ("opt", "mlp", 4, 0),
+        ("llama", "query-intermediate", 0, 6),  # a block's q_proj, gate_proj, up_proj
+        ("gpt2", "query-intermediate", 2, 0),  # c_fc: queries are part of a layer for keys and values, too
+        ("opt", "query-intermediate", 4, 0),
     ],
 )
 def test_the_chosen_biases_are_found(family, layers, existing, missing):
@@ -117,7 +120,7 @@ def test_a_fresh_one_changes_nothing():
     assert torch.equal(logits(wrapped), logits(language_model().model))
 
 
-@pytest.mark.parametrize("layers", ["all-linear", "attention", "mlp"])
+@pytest.mark.parametrize("layers", ["all-linear", "attention", "mlp", "query-intermediate"])
 def test_merged_llama_is_saved_and_loaded_by_plain_transformers(layers, tmp_path):
     params = SHORT.model_copy(update={"layers": layers})
     merged = adapt(tmp_path, params).adapted.model.model
