@@ -28,6 +28,7 @@ from playground.models.families import Moments
 from playground.models.families.base import Conditioning
 from playground.models.image import ImageModel, precision
 from playground.training import checkpoints
+from playground.training.fused_lora import fuse, unfuse
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
 from playground.training.memory import out_of_memory
 from playground.training.objectives import objective_of
@@ -625,8 +626,10 @@ class _Training:
         return [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
 
     def _mode(self, training: bool) -> None:
+        """Looks are drawn as the result will draw: without the short cuts, which round elsewhere."""
         for network in self.networks.values():
             network.train(training and _trains(network))
+            fuse(network) if training else unfuse(network)
 
     def _fingerprint(self) -> str:
         plan = {key: value for key, value in asdict(self.plan).items() if key not in _FREE}

@@ -2,13 +2,16 @@
 
 PEFT computes ``base(x) + lora_B(lora_A(x)) * scaling``: the product with B, its scaling and the sum each
 write a tensor as large as the output, and autograd does the same again on the way back. Here the low-rank
-part is added into the base layer's result by the matrix product itself. A quantised base weight is
+part is added into the base layer's result by the matrix product itself; of a small layer it is added to the weight,
+which leaves one product instead of three narrow ones. A quantised base weight is
 dequantised for the product and again for its gradient, and kept in neither.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from playground.models.quantise import dequantise, quantised
@@ -51,6 +54,29 @@ class _LowRankLinear(torch.autograd.Function):
         return x_gradient, None, None, low_gradient.T @ x, up_gradient, None, None, None
 
 
+class _MergedLinear(torch.autograd.Function):
+    """y = x·(W + scaling · B·A)ᵀ + b, in ``half`` where that is not None; shapes as in ``_LowRankLinear``.
+
+    The gradients of A and B come from that of the sum, (out, in): cheap where the layer is small.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, down, up, scaling, half):
+        merged = torch.addmm(weight, up, down, alpha=scaling)
+        if half is not None:
+            merged = merged.to(half)
+        ctx.save_for_backward(x, merged, down, up)
+        ctx.scaling = scaling
+        return F.linear(x, merged, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, merged, down, up = ctx.saved_tensors
+        x_gradient = gradient @ merged if ctx.needs_input_grad[0] else None
+        both = (gradient.T @ x).to(down.dtype).mul_(ctx.scaling)
+        return x_gradient, None, None, up.T @ both, both @ down.T, None, None
+
+
 def fuse(model: nn.Module) -> int:
     """Make the plain LoRA layers of a PEFT model compute the fused form; returns how many.
 
@@ -76,13 +102,13 @@ def _plain(layer) -> bool:
     (name, *others) = layer.active_adapters or [None]
     base = layer.get_base_layer()
     return (
-        name in layer.lora_A
+        isinstance(base, nn.Linear)  # LoRA on convolutions has neither of what follows
+        and name in layer.lora_A
         and not others
         and type(layer.lora_variant.get(name)) in (type(None), Residual)
         and not layer.fan_in_fan_out
         and not layer.lora_bias[name]
         and isinstance(layer.lora_dropout[name], nn.Identity)
-        and isinstance(base, nn.Linear)
         and not base.weight.requires_grad
         and (base.bias is None or not base.bias.requires_grad)
         and _dtype(base) == layer.lora_A[name].weight.dtype
@@ -104,8 +130,11 @@ def _forward(layer):
     base, down, up = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]
     down0, up0 = getattr(layer, "start_A", None), getattr(layer, "start_B", None)
     original = type(layer).forward
+    small = down0 is None and not quantised(base) and _small(layer, name)
 
-    def weight() -> torch.Tensor:
+    def weight(half: torch.dtype | None = None) -> torch.Tensor:
+        if half is not None:
+            return base.weight.to(half)
         rounded = getattr(base, "rounded", None)  # see mixed.half_products
         if quantised(base):
             return dequantise(base, HALF if rounded else None)
@@ -113,14 +142,36 @@ def _forward(layer):
 
     def forward(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         special = layer.disable_adapters or layer.merged or args or kwargs
-        autocast = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
-        if special or autocast or x.dtype != down.weight.dtype:
+        half = _autocast(x.device.type)
+        if special or (half and (quantised(base) or x.device.type != "cpu")):
             return original(layer, x, *args, **kwargs)
-        rows = x.reshape(-1, x.shape[-1])
-        result = _LowRankLinear.apply(
-            rows, weight, base.bias, down.weight, up.weight, down0, up0, layer.scaling[name]
-        )
+        if half is None and x.dtype != down.weight.dtype:
+            return original(layer, x, *args, **kwargs)
+        bias = base.bias
+        if half is not None:  # as autocast rounds what the layers multiply
+            x, bias = x.to(half), None if bias is None else bias.to(half)
+        rows, scaling = x.reshape(-1, x.shape[-1]), layer.scaling[name]
+        if small and getattr(base, "rounded", None) is None:
+            result = _MergedLinear.apply(rows, base.weight, bias, down.weight, up.weight, scaling, half)
+        else:
+            low = (down.weight, up.weight, down0, up0)
+            if half is not None:
+                low = tuple(part if part is None else part.to(half) for part in low)
+            result = _LowRankLinear.apply(rows, partial(weight, half), bias, *low, scaling)
         return result.view(*x.shape[:-1], -1)
 
     forward.fused = True
     return forward
+
+
+def _small(layer, name: str) -> bool:
+    """Whether one more product of the layer's size costs less than the narrow ones with A and B that it saves."""
+    outputs, inputs = layer.get_base_layer().weight.shape
+    return outputs * inputs <= 8 * layer.r[name] * (outputs + inputs)
+
+
+def _autocast(device: str) -> torch.dtype | None:
+    """The type that autocast multiplies in there; None where it is off."""
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)

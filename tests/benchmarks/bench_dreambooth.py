@@ -271,9 +271,11 @@ def main() -> None:
         return
     rows = [compare(method, options) for method in options.method]
     if not options.no_record:
-        from record import record
+        from record import record, recorded
 
-        print(record("dreambooth", rows, ("torch", "diffusers", "peft")))
+        earlier = {row["what"]: row for row in (recorded("dreambooth") or {"rows": []})["rows"]}
+        kept = earlier | {row["what"]: row for row in rows}  # a method that was not asked for keeps its row
+        print(record("dreambooth", list(kept.values()), ("torch", "diffusers", "peft")))
 
 
 if __name__ == "__main__":

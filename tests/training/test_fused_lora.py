@@ -26,10 +26,12 @@ def loss_and_gradients(model, examples):
     return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("rank", [1, 8], ids=["beside the weight", "added to the weight"])
 @pytest.mark.parametrize("bias", [False, True])
-def test_same_loss_and_gradients_as_peft(make_model, make_examples, bias):
+def test_same_loss_and_gradients_as_peft(make_model, make_examples, bias, rank):
     # float64: in float32 the order of summing up, which differs by processor, shows
-    model, examples = with_lora(make_model(attention_bias=bias, mlp_bias=bias)).double(), make_examples()
+    model = with_lora(make_model(attention_bias=bias, mlp_bias=bias), r=rank).double()
+    examples = make_examples()
     wanted, theirs = loss_and_gradients(model, examples)
     assert fuse(model) == 2 * 7
     found, ours = loss_and_gradients(model, examples)
@@ -42,7 +44,7 @@ def test_same_loss_and_gradients_as_peft(make_model, make_examples, bias):
 
 
 def test_gradients_are_those_of_finite_differences():
-    from playground.training.fused_lora import _LowRankLinear
+    from playground.training.fused_lora import _LowRankLinear, _MergedLinear
 
     torch.manual_seed(0)
     x, down, up = (
@@ -55,6 +57,30 @@ def test_gradients_are_those_of_finite_differences():
             lambda x, a, b, frozen=frozen: _LowRankLinear.apply(x, lambda: weight, bias, a, b, *frozen, 1.7),
             (x, down, up),
         )
+    torch.autograd.gradcheck(
+        lambda x, a, b: _MergedLinear.apply(x, weight, bias, a, b, 1.7, None), (x, down, up)
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_under_autocast_it_rounds_as_peft_does(make_model, rank):
+    """Its distance from float32's answers is at most twice that of PEFT's under autocast."""
+    layer = with_lora(make_model(), r=rank).base_model.model.model.layers[0].mlp.up_proj
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, layer.in_features, requires_grad=True)
+    learnt = [layer.lora_A["default"].weight, layer.lora_B["default"].weight, x]
+
+    def answers(half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            y = layer(x)
+        assert y.dtype == (torch.bfloat16 if half else torch.float32)
+        return y.float(), *torch.autograd.grad(y.float().square().sum(), learnt)
+
+    exact, theirs = answers(False), answers(True)
+    assert fuse(layer) == 1
+    for wanted, rounded, found in zip(exact, theirs, answers(True), strict=True):
+        assert (found - wanted).norm() < 2 * (rounded - wanted).norm() + 1e-6
+        assert (found - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_switching_off_still_works(make_model, make_examples):
