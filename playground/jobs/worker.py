@@ -136,9 +136,7 @@ def _do(run: Run, settings: Settings, store: RunStore) -> tuple[Any, str | None]
 
 def _spare_memory(run: Run) -> None:
     if method(run.method).modality == "text":
-        from playground.training.mixed import keep_few_kernels
-
-        keep_few_kernels()
+        processes.keep_few_kernels()
 
 
 def _close_after(writer: EventWriter) -> None:

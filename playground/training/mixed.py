@@ -6,7 +6,6 @@ that are trained, their gradients and the optimiser stay in float32. The output 
 it sees answer tokens only.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,20 +18,6 @@ from playground.models.quantise import quantised
 
 HALF = torch.bfloat16
 THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
-
-
-KERNELS = 64  # a step needs about thirty
-
-
-def keep_few_kernels() -> None:
-    """Let PyTorch keep few of the kernels that it makes for bfloat16 products; before the first one of the process.
-
-    It makes one for each number of rows, of about a megabyte, and keeps 1,024: packed rows have hundreds of lengths,
-    and a training held 1 GB of them. Making them anew costs no time that could be measured. Not for image models,
-    whose one step needs several hundred.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(KERNELS))
 
 
 def pays(device: torch.device) -> bool:

@@ -119,12 +119,13 @@ def child(options) -> None:
     """One training in this process; prints what it measured as JSON."""
     import torch
 
+    from playground.jobs.processes import keep_few_kernels
     from playground.training import mixed
     from playground.training.measure import PeakMemory, Stopwatch
     from playground.training.text import evaluate_loss
 
     if options.child == "ours":
-        mixed.keep_few_kernels()  # as a worker does
+        keep_few_kernels()  # as a worker does
     model, examples, dev = prepare(options.examples)
     torch.set_num_threads(options.threads)
     before = evaluate_loss(model.model, dev)

@@ -1,15 +1,11 @@
 """Products in bfloat16: close to float32, only where wanted, and undone."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from playground.methods.lora import LoRA, LoRAParams
-from playground.models.device import half_pays
 from playground.training.fused_lora import fuse
 from playground.training.mixed import HALF, half_products
 
@@ -84,36 +80,3 @@ def test_frozen_bias_is_added():
         rounded = layer(x)
     assert layers == 1 and rounded.shape == (3, 5, 70)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)
-
-
-GROWTH = """
-import torch
-import torch.nn.functional as F
-from playground.training.mixed import keep_few_kernels
-
-if {few}:
-    keep_few_kernels()
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-weight = torch.randn(1536, 576).bfloat16()
-before = resident()
-for rows in range(100, 350):
-    F.linear(torch.randn(rows, 576).bfloat16(), weight)
-print(resident() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_products_of_many_lengths_hold_little_memory():
-    def growth(few):
-        code = GROWTH.format(few=few)
-        return int(
-            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        )
-
-    kept = growth(few=True)
-    assert kept < 120e6
-    if half_pays():  # elsewhere no kernels are made
-        assert growth(few=False) > 1.5 * kept
