@@ -93,6 +93,13 @@ class Params(BaseModel):
         except ValidationError as error:
             raise _explain(cls, error) from None
 
+    def same(self, kept: Any) -> bool:
+        """Whether values that a run kept are these; parameters that did not exist then count as at their default."""
+        try:
+            return self.parse(kept) == self
+        except (TypeError, InvalidParams):
+            return False
+
 
 def _spec(name: str, info: FieldInfo) -> FieldSpec:
     extra = info.json_schema_extra or {}

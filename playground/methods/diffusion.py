@@ -247,7 +247,7 @@ class Diffusion(ImageMethod):
         about = self._about(params, context)
         folder = context.folder / ADAPTER
         kept = adapter_files.verify(folder, {name: about[name] for name in ("method", "model", "revision")})
-        if kept.get("params") != about["params"]:
+        if not params.same(kept.get("params")):
             raise AdapterError(
                 f"The adapter was made with params {kept.get('params')!r}, not with {about['params']!r}."
             )
@@ -263,16 +263,23 @@ class Diffusion(ImageMethod):
         self.wrap(params, model, context.seed)
         pictures = training_pictures(subject, model.size)
         instance = Concept(pictures, [subject.instance_prompt(picture) for picture in subject.train])
+        plan = self.plan(params, context)
         result = yield from train(
             model,
             instance,
-            self.plan(params, context),
+            plan,
             context.folder,
             prior=prior,
             resume=context.resume,
             looks=context.look,
             requests=context.requests,
         )
+        if params.keep == "recommended" and context.look is not None and not plan.keep_looks:
+            yield Event.log(
+                f"The weights of the last step are kept, not those of the recommended one: {LOOKS_BYTES / 1e9:.0f} GB "
+                "would not hold the weights of every look. Look less often, or train fewer steps.",
+                "warning",
+            )
         kept = yield from self._keep(context, result)
         about = self._about(params, context) | {"subject": subject.id, "kept_step": kept}
         adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(params, model, folder), about)

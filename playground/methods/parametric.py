@@ -295,7 +295,7 @@ class Parametric(Method):
         folder = context.folder / ADAPTER
         about = self._about(params, context)
         kept = adapter_files.verify(folder, {name: about[name] for name in ("method", "model", "revision")})
-        if not self._same(kept.get("params"), params):
+        if not params.same(kept.get("params")):
             raise AdapterError(
                 f"The adapter was made with params {kept.get('params')!r}, not with {about['params']!r}."
             )
@@ -342,13 +342,6 @@ class Parametric(Method):
         yield Event.metric("kept_step", result.kept_step)
         yield Event.metric("train_tokens_per_second", result.tokens / result.seconds)
         return _adapted(context, directory_bytes(context.folder / ADAPTER))
-
-    def _same(self, kept: Any, params: TrainingParams) -> bool:
-        """Whether kept parameters are these; those that did not exist yet count as at their default."""
-        try:
-            return self.Params.parse(kept) == params
-        except (TypeError, InvalidParams):
-            return False
 
     def _about(self, params: TrainingParams, context: Context) -> dict[str, Any]:
         return {

@@ -109,6 +109,30 @@ def test_the_step_that_looks_recommend_is_kept(context):
     assert [e.data["value"] for e in events if e.kind == "metric" and e.data["name"] == "kept_step"] == [2]
 
 
+def test_last_weights_that_are_kept_for_want_of_room_are_told(context, monkeypatch):
+    monkeypatch.setattr("playground.methods.diffusion.LOOKS_BYTES", 1000)
+    technique = DreamBoothLoRA()
+    here = context(look=lambda step: (), choose=lambda steps: 2 if 2 in steps else None)
+    adapted, events = finish(technique.adapt(technique.Params.parse({**CASES[2][1], "steps": 4}), here))
+    assert adapted.step == 4
+    warnings = [e.data["text"] for e in events if e.kind == "log" and e.data["level"] == "warning"]
+    assert any("The weights of the last step are kept" in text for text in warnings)
+
+
+def test_a_result_from_before_a_parameter_existed_still_opens(context, monkeypatch):
+    technique, here = DreamBoothLoRA(), context()
+    params = technique.Params.parse(CASES[2][1])
+    told = technique._about(params, here)
+    del told["params"]["class_pictures"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(DreamBoothLoRA, "_about", lambda *given: told)
+        finish(technique.adapt(params, here))
+    again = ImageContext(here.subject, fresh(), here.folder, seed=0)
+    assert technique.restore(params, again).stored_bytes > 0
+    with pytest.raises(AdapterError, match="was made with params"):
+        technique.restore(params.model_copy(update={"rank": params.rank + 1}), again)
+
+
 def test_the_class_has_the_words_of_the_photos_but_for_the_rare_one(settings):
     found = image_world.subject(settings)
     words = ("a {} on blue", "two red cups", "a {} on a tray")
