@@ -8,8 +8,6 @@ from pathlib import Path
 
 import psutil
 
-KERNELS = 64  # kernels for products in bfloat16; a step needs about thirty
-
 
 def started(process: int) -> str | None:
     """When the process with that id started, as an opaque text; None if it is gone or a zombie."""
@@ -101,14 +99,3 @@ def _wait_gone(process: int, since: str | None, seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return not alive(process, since)
-
-
-def keep_few_kernels() -> None:
-    """Let PyTorch keep few of the kernels that it makes for bfloat16 products; before the first one of the process.
-
-    It makes one for each number of rows, of about a megabyte, and keeps 1,024: packed rows have hundreds of lengths,
-    and a training held 1 GB of them. Making them anew costs no time that could be measured. Not for image models,
-    whose one step needs several hundred.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(KERNELS))

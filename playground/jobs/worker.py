@@ -23,6 +23,7 @@ from playground.settings import Settings
 
 FLUSH_SECONDS = 0.2  # at most five progress events a second and phase are kept
 WATCH_SECONDS = 0.5
+KERNELS = 64  # kernels for products in bfloat16; a step needs about thirty
 ORPHANED = "The playground ended while it was running. Resume it to go on from its last checkpoint."
 MEMORY = "Out of memory: lower the batch size or the maximum length, or choose a smaller model"
 
@@ -136,7 +137,18 @@ def _do(run: Run, settings: Settings, store: RunStore) -> tuple[Any, str | None]
 
 def _spare_memory(run: Run) -> None:
     if method(run.method).modality == "text":
-        processes.keep_few_kernels()
+        keep_few_kernels()
+
+
+def keep_few_kernels() -> None:
+    """Let PyTorch keep few of the kernels that it makes for bfloat16 products; before the first one of the process.
+
+    It makes one for each number of rows, of about a megabyte, and keeps 1,024: packed rows have hundreds of lengths,
+    and a training held 1 GB of them. Making them anew costs no time that could be measured. Not for image models,
+    whose one step needs several hundred.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KERNELS))
 
 
 def _close_after(writer: EventWriter) -> None:

@@ -119,7 +119,7 @@ def child(options) -> None:
     """One training in this process; prints what it measured as JSON."""
     import torch
 
-    from playground.jobs.processes import keep_few_kernels
+    from playground.jobs.worker import keep_few_kernels
     from playground.training import mixed
     from playground.training.measure import PeakMemory, Stopwatch
     from playground.training.text import evaluate_loss

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from playground.jobs import worker
+from playground.models.device import half_pays
 
 
 @pytest.mark.parametrize(("method", "few"), [("lora", True), ("rag", True), ("dreambooth", False)])
@@ -22,7 +23,7 @@ def test_text_runs_keep_few_kernels_and_image_runs_keep_theirs(monkeypatch, meth
 GROWTH = """
 import torch
 import torch.nn.functional as F
-from playground.jobs.processes import keep_few_kernels
+from playground.jobs.worker import keep_few_kernels
 
 if {few}:
     keep_few_kernels()
@@ -48,7 +49,5 @@ def test_products_of_many_lengths_hold_little_memory():
 
     kept = growth(few=True)
     assert kept < 120e6
-    from playground.models.device import half_pays
-
     if half_pays():  # elsewhere no kernels are made
         assert growth(few=False) > 1.5 * kept
