@@ -217,9 +217,7 @@ class Items(Command):
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
         with closing(RunStore(settings.database)) as store:
             run = store.get(options.run)
-            base = None
-            if run.method != comparison.REFERENCE:
-                base = comparison.baseline(run, store.list(task=run.task))
+            base = comparison.baseline(run, store.list(task=run.task))
             before = items.tests(store.events(base.id, kinds={"sample"})) if base else ()
             found = items.pair(items.tests(store.events(run.id, kinds={"sample"})), before)
         chosen = items.select(found, options.filter, options.group, options.label)

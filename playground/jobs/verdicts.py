@@ -4,38 +4,24 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from playground.errors import InvalidInput
-from playground.results import items
-from playground.results.comparison import REFERENCE
+from playground.results import comparison, items
 from playground.results.runs import Run, RunStore
 
 
 def verdicts(store: RunStore, runs: Sequence[Run], title: Callable[[str], str]) -> list[tuple[Run, str]]:
-    """Every finished run that has a zero-shot run beside it, with the verdict.
+    """Every finished run that has a zero-shot run in the same setting beside it, with the verdict.
 
     Args:
         title: a method's title by its id.
     """
     done = [run for run in runs if run.status == "done"]
+    references = comparison.baselines(done, done)
     found = []
     for run in done:
-        reference = _reference(run, done)
-        if reference is not None and run.method != REFERENCE:
+        if reference := references.get(run.id):
             titles = title(run.method), title(reference.method)
             found.append((run, _verdict(store, run.id, reference.id, *titles)))
     return found
-
-
-def _reference(run: Run, done: Sequence[Run]) -> Run | None:
-    """The last zero-shot run on the same task, model and items."""
-    setting = (run.task, run.model, run.limit)
-    return next(
-        (
-            other
-            for other in reversed(done)
-            if other.method == REFERENCE and (other.task, other.model, other.limit) == setting
-        ),
-        None,
-    )
 
 
 @lru_cache(maxsize=256)

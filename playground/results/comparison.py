@@ -9,16 +9,32 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from playground.results.metrics import BY_NAME, CURVES, LOOKS, METRICS, MetricSpec
 from playground.results.runs import ACTIVE, Run
 from playground.results.speed import PAIRS, estimate_errors
 
-REFERENCE = "zero_shot"  # the method that the others are held against
+REFERENCE = "zero_shot"  # the text method that the others are held against
+IMAGE_REFERENCE = "image_base"  # the same for pictures
 GROUP_PREFIX = "quality/"
 
 Row = dict[str, Any]
+
+
+class Setting(NamedTuple):
+    """What two results must have in common to be held against each other.
+
+    ``limit`` caps the test items. ``judge`` has the names of what measured pictures; it is empty for texts. What a run
+    has not told yet is None.
+    """
+
+    task: str
+    model: str
+    limit: int | None
+    data_hash: str | None = None
+    model_revision: str | None = None
+    judge: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ _QUALITY = (
         "difference",
         "Against zero-shot",
         "difference",
-        "Quality minus that of the newest zero-shot run on the same model, task, data and limit.",
+        "Quality minus that of the newest zero-shot run on the same model, task, data and limit; blank without one.",
         modality="text",
     ),
 )
@@ -124,8 +140,8 @@ def rows(runs: Iterable[Run], methods: Mapping[str, Mapping[str, Any]] | None = 
         methods: by method id a dict with "title", "family" and "changes_weights".
     """
     runs = list(runs)
-    references = _references(runs)
-    return [_row(run, (methods or {}).get(run.method, {}), references) for run in runs]
+    befores = baselines(runs, runs)
+    return [_row(run, (methods or {}).get(run.method, {}), befores.get(run.id)) for run in runs]
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
@@ -148,34 +164,98 @@ def readable(rows: Sequence[Row]) -> list[Column]:
     return [column for column in every if column.shown and column.modality in {None, *measured}]
 
 
+def setting(of: Run | Row) -> Setting:
+    """The setting of a run, or of its row."""
+    told = _told(of)
+    origin = told["provenance"]
+    judge = (origin.get("judge"), *(origin.get("judge_models") or ()))
+    return Setting(
+        told["task"],
+        told["model"],
+        told["limit"],
+        origin.get("data_hash"),
+        origin.get("model_revision"),
+        tuple(name for name in judge if name),
+    )
+
+
+def _told(of: Run | Row) -> Mapping[str, Any]:
+    return of if isinstance(of, dict) else vars(of)
+
+
 def baseline(run: Run, runs: Iterable[Run]) -> Run | None:
-    """The run's "before": the newest finished zero-shot run on the same model, task, data and limit."""
-    fitting = [
-        other
-        for other in runs
-        if other.method == REFERENCE
-        and other.status == "done"
-        and other.metrics.get("quality") is not None
-        and _setting(other) == _setting(run)
-    ]
-    return max(fitting, key=lambda other: other.id, default=None)
+    """The run's "before": the newest finished run of the unchanged model in the same setting; see ``baselines``."""
+    return baselines([run], runs).get(run.id)
 
 
-def _setting(run: Run) -> tuple:
-    origin = run.provenance
-    return run.task, run.model, run.limit, origin.get("data_hash"), origin.get("model_revision")
+def baselines(runs: Iterable[Run], among: Iterable[Run]) -> dict[int, Run]:
+    """The "before" of each run by the run's id; one without a fitting run, or that is a reference itself, has none.
+
+    Texts are answered greedily, so their seed does not matter; the seed of pictures has to be the same.
+    """
+    found: dict[tuple[Setting, int | None], Run] = {}
+    for run in sorted(among, key=lambda run: run.id):
+        if run.status != "done":
+            continue
+        if run.method == REFERENCE and run.metrics.get("quality") is not None:
+            found[setting(run), None] = run
+        elif run.method == IMAGE_REFERENCE and run.metrics.get("subject_fidelity") is not None:
+            found[setting(run), run.seed] = run
+    befores = {}
+    for run in runs:
+        own = setting(run)
+        before = found.get((own, None)) or found.get((own, run.seed))
+        if before is not None and run.method != before.method:
+            befores[run.id] = before
+    return befores
 
 
-def _references(runs: Sequence[Run]) -> dict[tuple, float]:
-    """Zero-shot quality by setting, whatever the seed; the newest finished run counts."""
-    found: dict[tuple, float] = {}
-    for run in sorted(runs, key=lambda run: run.id):
-        if run.method == REFERENCE and run.status == "done" and run.metrics.get("quality") is not None:
-            found[_setting(run)] = run.metrics["quality"]
-    return found
+def result(row: Row) -> float | None:
+    """What a row is ranked by: the quality of texts, the fidelity of pictures; None where it was not measured."""
+    return row["subject_fidelity"] if row["quality"] is None else row["quality"]
 
 
-def _row(run: Run, method: Mapping[str, Any], references: Mapping[tuple, float]) -> Row:
+def cap(of: Run | Row) -> str:
+    """How many test items a run, or the run of a row, answers, in words; "" where that is not known."""
+    told = _told(of)
+    if told["limit"]:
+        return f"{told['limit']} test items"
+    every = told["provenance"].get("test_items")
+    return f"all {every} test items" if every else ""
+
+
+def groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows that can be ranked together, the group of the newest run first, each with words on its setting.
+
+    A row without a result stands with the newest results of its task, model and limit: its run may not have told the
+    rest of its setting.
+    """
+    newest_first = sorted(rows, key=lambda row: -row["run"])
+    latest: dict[tuple, Setting] = {}
+    for row in newest_first:
+        if result(row) is not None:
+            latest.setdefault(setting(row)[:3], setting(row))
+    found: dict[Setting, list[Row]] = {}
+    for row in newest_first:
+        own = setting(row)
+        if result(row) is None:
+            own = latest.get(own[:3], Setting(*own[:3]))
+        found.setdefault(own, []).append(row)
+    return [(_words(own, group, latest.get(own[:3], own)), group) for own, group in found.items()]
+
+
+def _words(own: Setting, group: Sequence[Row], latest: Setting) -> str:
+    parts = [next((words for words in map(cap, group) if words), "")]
+    if own.judge:
+        parts.append(f"judged by {own.judge[0]}")
+    names = {"data_hash": "data", "model_revision": "model revision", "judge": "judge"}
+    other = [word for name, word in names.items() if getattr(own, name) != getattr(latest, name)]
+    if other:
+        parts.append(f"other {' and '.join(other)} than the newest runs")
+    return " · ".join(part for part in parts if part)
+
+
+def _row(run: Run, method: Mapping[str, Any], before: Run | None) -> Row:
     row = dict(_BLANK)
     for name, value in run.metrics.items():
         if name in row or name.startswith(GROUP_PREFIX):
@@ -200,9 +280,8 @@ def _row(run: Run, method: Mapping[str, Any], references: Mapping[tuple, float])
         "provenance": run.provenance,
         "progress": run.progress,
     }
-    reference = references.get(_setting(run))
-    if run.method != REFERENCE and row["quality"] is not None and reference is not None:
-        row["difference"] = row["quality"] - reference
+    if before is not None and row["quality"] is not None:
+        row["difference"] = row["quality"] - before.metrics["quality"]
     return row
 
 

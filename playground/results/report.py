@@ -42,6 +42,7 @@ ORIGIN = {
     "python": "Python",
     "model_revision": "Model, revision or SHA-256",
     "data_hash": "Data, SHA-256",
+    "judge": "Judge of the pictures",
 }
 READING = """## How to read it
 
@@ -57,24 +58,22 @@ def report(rows: Iterable[Row], verdicts: Mapping[int, str] | None = None) -> st
     Args:
         verdicts: by run, how it compares with the base model on the same items, in a sentence.
     """
-    settings: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row["status"] == "done":
-            settings.setdefault((row["task"], row["model"]), []).append(row)
-    if not settings:
+    groups = comparison.groups(row for row in rows if row["status"] == "done")
+    if not groups:
         return "# Comparison\n\nNo run is done yet.\n"
-    parts = [_setting(*key, own, verdicts or {}) for key, own in settings.items()]
+    parts = [_setting(words, own, verdicts or {}) for words, own in reversed(groups)]
     return "\n".join(["# Comparison\n", *parts, READING])
 
 
-def _setting(task: str, model: str, rows: Sequence[Row], verdicts: Mapping[int, str]) -> str:
-    """All about one task and model: only those rows can be held against each other."""
-    ordered = sorted(rows, key=lambda row: -(row["quality"] or row["subject_fidelity"] or 0.0))
+def _setting(words: str, rows: Sequence[Row], verdicts: Mapping[int, str]) -> str:
+    """All about one group of rows: only those can be held against each other."""
+    ordered = sorted(rows, key=lambda row: (-(comparison.result(row) or 0.0), row["run"]))
+    heading = (ordered[0]["task"], ordered[0]["model"], words)
     names = [name for name in COLUMNS if any(row[name] is not None for row in ordered)]
     told = [(_name(row), verdicts[row["run"]]) for row in ordered if row["run"] in verdicts]
     made = [(_name(row), _settings(row)) for row in ordered]
     parts = [
-        f"## {markdown_cell(task)} · {markdown_cell(model)}\n",
+        f"## {' · '.join(markdown_cell(part) for part in heading if part)}\n",
         comparison.to_markdown(ordered, names),
         _list("Is it really better?", told),
         _list("How each run was made", made),

@@ -29,7 +29,6 @@ IMAGE_TABS = {
     "dreambooth": ("DreamBooth", "subject", ("dreambooth", "dreambooth_lora")),
     "style_lora": ("Style LoRA", "style", ("style_lora",)),
 }
-IMAGE_BASE = "image_base"  # the method that changes nothing: the row that others are held against
 
 
 @dataclass

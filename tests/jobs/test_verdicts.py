@@ -7,16 +7,17 @@ from playground.results.runs import Filing
 TITLES = {"lora": "LoRA", "zero_shot": "Zero-shot"}
 
 
-def run(store, method, scores, task="desk", limit=None):
+def run(store, method, scores, task="desk", limit=None, **origin):
     """A finished run with an answer for each score."""
-    filing = Filing(f"{method}-{task}-{limit}", method, {}, "m", task, limit=limit)
+    filing = Filing(f"{method}-{task}-{limit}-{origin}", method, {}, "m", task, limit=limit)
     filed = store.submit(filing)
     store.transition(filed.id, "running", expect={"queued"})
     answers = [
         Event.sample("test", f"i{n}", "?", "!", "!", correct=bool(score), score=float(score))
         for n, score in enumerate(scores)
     ]
-    store.append(filed.id, answers)
+    quality = Event.metric("quality", sum(scores) / len(scores))
+    store.append(filed.id, [Event.provenance(**origin), *answers, quality])
     store.finish(filed.id, "done")
     return store.get(filed.id)
 
@@ -43,3 +44,14 @@ def test_without_zero_shot_on_the_same_task_and_items_nothing_is_said(store):
     assert told(store, lora) == []
     assert told(store, lora, run(store, "zero_shot", [0], task="other")) == []
     assert told(store, lora, run(store, "zero_shot", [0], limit=5)) == []
+
+
+def test_zero_shot_on_other_data_or_another_revision_of_the_model_is_no_reference(store):
+    lora = run(store, "lora", [1], data_hash="d", model_revision="r")
+    zero = run(store, "zero_shot", [0], data_hash="d", model_revision="r")
+    later = [
+        run(store, "zero_shot", [0], data_hash="changed", model_revision="r"),
+        run(store, "zero_shot", [0], data_hash="d", model_revision="other"),
+    ]
+    assert told(store, lora, *later) == []
+    assert [id for id, _ in told(store, lora, zero, *later)] == [lora.id]

@@ -59,6 +59,69 @@ def test_the_difference_is_to_zero_shot_on_the_same_footing_whatever_the_seed():
     assert found[0]["difference"] is None
 
 
+def image(id, method="dreambooth", fidelity=0.8, judge="starter CLIP", models=(), data="d", **more):
+    origin = {"data_hash": data, "model_revision": "r", "judge": judge, "judge_models": list(models)}
+    return run(id, method, metrics={"subject_fidelity": fidelity}, provenance=origin, **more)
+
+
+def test_pictures_are_held_against_the_same_data_seed_and_judge():
+    base = image(1, "image_base", 0.5, models=["clip@1"])
+    fitting = image(2, models=["clip@1"])
+    others = [
+        image(3, models=["clip@1"], data="changed"),
+        image(4, models=["clip@1"], seed=1),
+        image(5, models=["clip@2"]),
+        image(6, judge="DINOv2 + CLIP", models=["clip@1"]),
+        image(7, models=["clip@1"], status="running"),
+    ]
+    found = comparison.baselines([base, fitting, *others], [base, fitting, *others])
+    assert {id: before.id for id, before in found.items()} == {2: 1, 7: 1}
+
+
+def ids(*runs):
+    return [[row["run"] for row in group] for _, group in comparison.groups(rows(*runs))]
+
+
+def test_results_on_other_items_data_models_or_by_another_judge_are_ranked_apart():
+    origin = {"data_hash": "d", "model_revision": "r"}
+    text = [
+        run(1, quality=0.5, provenance=origin),
+        run(2, quality=0.6, provenance=origin),
+        run(3, quality=0.9, provenance=origin, limit=20),
+        run(4, quality=0.9, provenance=origin | {"data_hash": "changed"}),
+        run(5, quality=0.9, provenance=origin | {"model_revision": "other"}),
+    ]
+    assert ids(*text) == [[5], [4], [3], [2, 1]]
+    assert ids(image(1), image(2, judge="DINOv2 + CLIP"), image(3, seed=1)) == [[3, 1], [2]]
+
+
+def test_runs_without_a_result_stand_with_the_newest_results_of_their_task_model_and_limit():
+    origin = {"data_hash": "d", "model_revision": "r"}
+    waiting = run(9, status="queued"), run(8, status="running", provenance={"data_hash": "d"})
+    assert ids(*waiting) == [[9, 8]]
+    old, new = run(1, quality=0.5), run(2, quality=0.5, provenance=origin)
+    assert ids(old, new, *waiting) == [[9, 8, 2], [1]]
+    assert ids(new, run(3, status="queued", limit=20)) == [[3], [2]]
+
+
+def test_a_group_is_told_by_its_items_its_judge_and_whether_newer_runs_differ():
+    origin = {"data_hash": "d", "test_items": 200}
+    found = rows(
+        run(1, quality=0.5, provenance=origin | {"data_hash": "changed"}),
+        run(2, quality=0.5, provenance=origin),
+        run(3, quality=0.5, provenance=origin, limit=20),
+        image(4, task="mug", judge="DINOv2 + CLIP", data="changed"),
+        image(5, task="mug"),
+    )
+    assert [words for words, _ in comparison.groups(found)] == [
+        "judged by starter CLIP",
+        "judged by DINOv2 + CLIP · other data and judge than the newest runs",
+        "20 test items",
+        "all 200 test items",
+        "all 200 test items · other data than the newest runs",
+    ]
+
+
 def test_the_newest_finished_run_of_a_key_stands():
     runs = [
         run(1, key="a", quality=0.1),

@@ -24,6 +24,22 @@ def test_each_task_and_model_has_a_section_best_first():
     assert text.index("Zero-shot | 20.0 %") < text.index("## other · m")
 
 
+def test_runs_on_fewer_items_or_other_data_have_a_section_of_their_own():
+    origin = {"data_hash": "d", "test_items": 200}
+    text = written(
+        run(1, quality=0.7, provenance=origin),
+        run(2, quality=0.9, provenance=origin, limit=20),
+        run(3, quality=0.8, provenance=origin | {"data_hash": "changed"}),
+    )
+    heads = [line for line in text.splitlines() if line.startswith("## desk")]
+    assert heads == [
+        "## desk · m · all 200 test items · other data than the newest runs",
+        "## desk · m · 20 test items",
+        "## desk · m · all 200 test items",
+    ]
+    assert text.index("| LoRA | 70.0 %") < text.index(heads[1]) < text.index("| LoRA | 90.0 %")
+
+
 def test_verdicts_settings_and_origin_are_told():
     origin = {"cpu": "Ten cores", "libraries": {"torch": "2.13.0"}}
     params = {"rank": 8, "modules": ""}

@@ -39,15 +39,16 @@ def page(session):
     return build.page(session)
 
 
-def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support-desk", curve=()):
+def file_run(session, method="zero_shot", quality=0.5, group="g1", task="support-desk", curve=(), limit=None):
     """A finished run with two test answers, through the real store."""
     filing = Filing(
-        key=f"{method}-{group}-{quality}",
+        key=f"{method}-{group}-{quality}-{task}",
         method=method,
         params={},
         model="smollm2-135m",
         task=task,
         group=group,
+        limit=limit,
     )
     run = session.store.submit(filing)
     session.store.transition(run.id, "running", expect={"queued"})
@@ -233,6 +234,32 @@ def test_the_race_shows_every_run_of_its_group(session):
     assert shown.count('class="pg-lane ') == 2
     assert "60.0 %" in shown
     assert "40.0 %" not in shown
+
+
+def test_runs_on_fewer_items_have_a_table_a_best_mark_and_a_chart_of_their_own(session):
+    found = [
+        file_run(session, "zero_shot", 0.1),
+        file_run(session, "lora", 0.7),
+        file_run(session, "zero_shot", 0.2, limit=20),
+        file_run(session, "lora", 0.9, limit=20),
+        file_run(session, "few_shot", 0.5, task="handbook"),
+    ]
+    rows = compare.comparison.rows(found, session.described)
+    shown = compare._by_setting(session, rows, {run.id: run for run in found}, {}, None)
+    few, every = shown.split("<section ")[2:]
+    assert " · 20 test items</small>" in few and "test items" not in every
+    assert [part.count("pg-best") for part in (few, every)] == [1, 1]
+    chart = compare.scatter(session, compare._newest_setting(rows[:4]), "Seconds per query")
+    assert "20 test items" in chart
+    assert {row["run"] for row in compare._newest_setting(rows[:4])} == {found[2].id, found[3].id}
+
+
+def test_runs_with_nothing_to_be_held_against_are_named(session):
+    zero, lora = file_run(session, "zero_shot", 0.1), file_run(session, "lora", 0.7)
+    few = file_run(session, "lora", 0.9, limit=20)
+    shown = compare.difference(session, [zero, lora, few])
+    assert shown.count("<li ") == 1
+    assert f"There is no zero-shot run on the same items, data and model for #{few.id}." in shown
 
 
 def test_an_unmeasured_figure_is_blank(session):

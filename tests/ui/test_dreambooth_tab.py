@@ -115,6 +115,7 @@ def image_run(
     fidelity=0.8,
     looked=(0, 20),
     seed=0,
+    judge="starter CLIP",
     **params,
 ):
     """A run with looks at some steps, told through the real store."""
@@ -122,7 +123,7 @@ def image_run(
     run = session.store.submit(Filing(key, method, params, "drawer", subject, seed, group=group))
     session.store.transition(run.id, "running", expect={"queued"})
     folder = local.run_folder(session.settings, run.id)
-    events = [Event.provenance(judge="starter CLIP")]
+    events = [Event.provenance(judge=judge)]
     for step in looked:
         for kind in ("context", "class"):
             file = f"samples/{step}/{kind}-0.png"
@@ -472,7 +473,7 @@ def test_image_rows_have_their_own_columns_under_their_subject(session, mug):
         image_run(session, mug.id, fidelity=0.7, prior_preservation=False),
     ]
     shown = compared(session, runs)
-    assert "<h3>My mug <small>Drawer</small></h3>" in shown
+    assert "<h3>My mug <small>Drawer · judged by starter CLIP</small></h3>" in shown
     assert re.findall(r"#\d+ · (with(?:out)? prior)", shown) == ["with prior", "without prior"]
     assert re.findall(r'class="pg-good">([^<]+)<', shown) == ["+0.300", "+0.100"]
     assert '<td data-label="Drift">0.050</td>' in shown
@@ -493,6 +494,30 @@ def test_an_image_run_is_held_against_the_base_model_with_the_same_seed(session,
     assert re.findall(r'class="pg-good">([^<]+)<', compared(session, runs)) == ["+0.300"]
     gained = compare.gains(session, runs)
     assert gained.count("<li ") == 1 and "Fidelity 0.600 → 0.900" in gained
+
+
+def test_what_another_judge_measured_is_no_base_and_in_another_ranking(session, mug):
+    runs = [
+        image_run(session, mug.id, "image_base", fidelity=0.6),
+        image_run(session, mug.id, fidelity=0.9),
+        image_run(session, mug.id, fidelity=0.95, judge="DINOv2 + CLIP"),
+    ]
+    shown = compared(session, runs)
+    assert re.findall(r'class="pg-good">([^<]+)<', shown) == ["+0.300"]
+    assert shown.count("<section") == 2 and "judged by DINOv2 + CLIP" in shown
+    assert [row for row in re.findall(r'<tr class="([^"]+)"', shown) if "pg-best" in row] == [
+        "pg-done pg-best"
+    ]
+    together = table.drawn(
+        compare.comparison.rows(runs, session.described), {one.id: one for one in runs}, {}
+    )
+    assert re.findall(r'class="pg-good">([^<]+)<', together) == ["+0.300"]
+    gained = compare.gains(session, runs)
+    assert gained.count("<li ") == 1
+    assert (
+        f"There is no run of the base model on the same pictures, model, seed and judge for #{runs[2].id}."
+        in gained
+    )
 
 
 def test_a_failed_image_run_says_why_in_its_row(session, mug):

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from playground.methods.registry import methods
-from playground.results.comparison import COLUMNS, Row, text
+from playground.results.comparison import COLUMNS, Row, baselines, text
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui.components import run_card
 from playground.ui.components.markup import bar, safe
-from playground.ui.session import IMAGE_BASE, OWN_TABS
+from playground.ui.session import OWN_TABS
 
 MEASURED = (
     "adapt_seconds",
@@ -76,8 +76,7 @@ def drawn(
     rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
 ) -> str:
     """The rows of image methods on one subject, best fidelity first among those that are done."""
-    # the newest of a seed stands last
-    bases = {row["seed"]: row["subject_fidelity"] for row in rows if row["method"] == IMAGE_BASE}
+    befores = baselines(runs.values(), runs.values())
     measured = [row["subject_fidelity"] for row in rows if row["subject_fidelity"] is not None]
     best = max(measured) if len(measured) > 1 else None
     ordered = sorted(
@@ -88,7 +87,7 @@ def drawn(
         for name, head in DRAWN.items()
     )
     body = "".join(
-        _drawn_row(row, runs[row["run"]], places.get(row["run"]), bases.get(row["seed"]), best, chosen)
+        _drawn_row(row, runs[row["run"]], places.get(row["run"]), befores.get(row["run"]), best, chosen)
         for row in ordered
     )
     return (
@@ -99,7 +98,7 @@ def drawn(
 
 
 def _drawn_row(
-    row: Row, run: Run, place: int | None, base: float | None, best: float | None, chosen: int | None
+    row: Row, run: Run, place: int | None, before: Run | None, best: float | None, chosen: int | None
 ) -> str:
     fidelity = row["subject_fidelity"]
     marks = " pg-best" if best is not None and fidelity == best else ""
@@ -108,7 +107,7 @@ def _drawn_row(
     cells = [
         _method_cell(row, run, f" · {variant}" if variant else ""),
         f'<td data-label="Fidelity" class="pg-quality">{_fidelity(row, run, place)}</td>',
-        f'<td data-label="Against the base">{_gain(row, base)}</td>',
+        f'<td data-label="Against the base">{_gain(row, before)}</td>',
     ]
     for name, head in DRAWN.items():
         unit = BY_NAME[name].unit if name in BY_NAME else ""
@@ -127,10 +126,10 @@ def _fidelity(row: Row, run: Run, place: int | None) -> str:
     )
 
 
-def _gain(row: Row, base: float | None) -> str:
-    if row["subject_fidelity"] is None or base is None or row["method"] == IMAGE_BASE:
+def _gain(row: Row, before: Run | None) -> str:
+    if row["subject_fidelity"] is None or before is None:
         return ""
-    gain = row["subject_fidelity"] - base
+    gain = row["subject_fidelity"] - before.metrics["subject_fidelity"]
     return f'<span class="pg-{"good" if gain > 0 else "bad"}">{gain:+.3f}</span>'
 
 
@@ -146,9 +145,8 @@ def _order(row: Row) -> tuple:
 def _row(row: Row, run: Run, place: int | None, best: float | None, chosen: int | None) -> str:
     marks = " pg-best" if best is not None and row["quality"] == best else ""
     marks += " pg-chosen" if chosen == row["run"] else ""
-    limit = f" · {row['limit']} items" if row["limit"] else ""
     cells = [
-        _method_cell(row, run, limit),
+        _method_cell(row, run),
         f'<td data-label="Quality" class="pg-quality">{_quality(row, run, place)}</td>',
         f'<td data-label="Against zero-shot">{_difference(row)}</td>',
         f'<td data-label="Valid">{safe(text(row["valid_rate"], ""))}</td>',
@@ -159,7 +157,7 @@ def _row(row: Row, run: Run, place: int | None, best: float | None, chosen: int 
     return f'<tr class="pg-{run.status}{marks}" data-family="{safe(row["family"])}">{"".join(cells)}</tr>'
 
 
-def _method_cell(row: Row, run: Run, more: str) -> str:
+def _method_cell(row: Row, run: Run, more: str = "") -> str:
     return (
         f'<th scope="row" data-label="Method"><button type="button" data-action="open" data-run="{run.id}">'
         f'<i class="pg-dot"></i>{safe(row["title"])}</button><small>#{run.id}{safe(more)}</small></th>'

@@ -73,9 +73,7 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
 
 def paired(session: Session, run: Run) -> tuple[list[answers.Item], Run | None]:
     """A run's items, and the zero-shot run that they are held against (None = there is none)."""
-    base = None
-    if run.method != comparison.REFERENCE:
-        base = comparison.baseline(run, session.runs(task=run.task, method=comparison.REFERENCE))
+    base = comparison.baseline(run, session.runs(task=run.task, method=comparison.REFERENCE))
     before = answers.tests(session.store.events(base.id, kinds={"sample"})) if base else ()
     return answers.pair(answers.tests(session.store.events(run.id, kinds={"sample"})), before), base
 
@@ -86,7 +84,7 @@ def state_of(session: Session, run_id: float | None) -> tuple | None:
         return None
     run = session.store.get(int(run_id))
     known = session.runs(task=run.task, method=comparison.REFERENCE)
-    base = comparison.baseline(run, known) if run.method != comparison.REFERENCE else None
+    base = comparison.baseline(run, known)
     return run.id, run.status, base.id if base else None, run.status in ACTIVE
 
 

@@ -13,7 +13,7 @@ from playground.ui import looks
 from playground.ui.components import charts, run_card, table
 from playground.ui.components.markup import empty, heading, notice, safe
 from playground.ui.messages import shown
-from playground.ui.session import IMAGE_BASE, Session
+from playground.ui.session import Session
 
 ALL = ""
 COSTS = {
@@ -230,50 +230,36 @@ def select(
 
 
 def _by_setting(session, rows, by_id, places, chosen) -> str:
-    """A table for each task and model: only those rows can be held against each other."""
-    settings: dict[tuple[str, str], list] = {}
-    for row in rows:
-        settings.setdefault((row["task"], row["model"]), []).append(row)
-    newest_first = sorted(settings.items(), key=lambda pair: -max(row["run"] for row in pair[1]))
+    """A table for each group of rows that can be held against each other."""
     parts = []
-    for (task, model), own in newest_first:
-        metric = next((row["metric"] for row in own if row["metric"]), None)
-        below = " · ".join(
-            part for part in (session.model_title(model), metric.replace("_", " ") if metric else "") if part
-        )
+    for words, own in comparison.groups(rows):
+        metric = next((row["metric"] for row in own if row["metric"]), "").replace("_", " ")
+        below = " · ".join(part for part in (session.model_title(own[0]["model"]), metric, words) if part)
         draw = table.drawn if session.modality(own[0]["method"]) == "image" else table.table
         parts.append(
-            f'<section class="pg-setting"><h3>{safe(session.task_title(task))} <small>{safe(below)}</small></h3>'
+            f'<section class="pg-setting"><h3>{safe(session.task_title(own[0]["task"]))} <small>{safe(below)}</small></h3>'
             f"{draw(own, by_id, places, chosen)}</section>"
         )
     return "".join(parts)
 
 
 def _newest_setting(rows: list[comparison.Row]) -> list[comparison.Row]:
-    """The rows of the task and model of the newest finished run: others do not belong on the same scale."""
-    done = [row for row in rows if row[_goal(row)] is not None]
-    if not done:
-        return []
-    newest = max(done, key=lambda row: row["run"])
-    return [row for row in done if (row["task"], row["model"]) == (newest["task"], newest["model"])]
-
-
-def _goal(row: comparison.Row) -> str:
-    """What the method of a row is for."""
-    return "quality" if row["subject_fidelity"] is None else "subject_fidelity"
+    """The rows that the newest result can be held against: others do not belong on the same scale."""
+    groups = comparison.groups(row for row in rows if comparison.result(row) is not None)
+    return groups[0][1] if groups else []
 
 
 def scatter(session: Session, rows: list[comparison.Row], cost_label: str) -> str:
     """Quality, or fidelity of pictures, against one cost, one dot a finished run."""
-    pictures = bool(rows) and _goal(rows[0]) == "subject_fidelity"
+    pictures = bool(rows) and rows[0]["subject_fidelity"] is not None
     name = (IMAGE_COSTS if pictures else COSTS)[cost_label]
-    measured = [row for row in rows if row[_goal(row)] is not None and row[name] is not None]
+    measured = [row for row in rows if comparison.result(row) is not None and row[name] is not None]
     scale = 1e6 if BY_NAME[name].unit == "B" else 1
     points = [
         charts.Point(
             run_card.variant(row["title"], row["params"]),
             row[name] / scale,
-            row[_goal(row)],
+            comparison.result(row),
             row["quality_low"],
             row["quality_high"],
             row["family"] or "",
@@ -291,18 +277,21 @@ def scatter(session: Session, rows: list[comparison.Row], cost_label: str) -> st
     missing = (
         f'<p class="pg-muted">{none} without this cost (0) cannot stand on this scale.</p>' if none else ""
     )
-    task = f'<p class="pg-muted">{safe(session.task_title(rows[0]["task"]))}</p>' if rows else ""
-    return task + (drawn or empty("No dots yet", "A run appears here when it has been measured.")) + missing
+    about = [(session.task_title(own[0]["task"]), words) for words, own in comparison.groups(rows)]
+    caption = "".join(f'<p class="pg-muted">{safe(" · ".join(filter(None, parts)))}</p>' for parts in about)
+    return (
+        caption + (drawn or empty("No dots yet", "A run appears here when it has been measured.")) + missing
+    )
 
 
 def gains(session: Session, runs: list[Run]) -> str:
-    """Every finished image run against the base model on the same subject with the same seed, in figures."""
+    """Every finished image run against the base model's in the same setting and with the same seed, in figures."""
     done = [run for run in runs if run.status == "done" and run.metrics.get("subject_fidelity") is not None]
+    bases = comparison.baselines(done, done)
     lines = []
     for run in done:
-        bases = (other for other in reversed(done) if other.method == IMAGE_BASE and other.seed == run.seed)
-        base = next((other for other in bases if _same(run, other)), None)
-        if base is None or run.method == IMAGE_BASE:
+        base = bases.get(run.id)
+        if base is None:
             continue
         parts = [
             f"{label} {base.metrics[name]:.3f} → {run.metrics[name]:.3f} ({run.metrics[name] - base.metrics[name]:+.3f})"
@@ -319,31 +308,48 @@ def gains(session: Session, runs: list[Run]) -> str:
     if not lines:
         return empty(
             "No pair yet",
-            "Two finished runs on the same subject and model with the same seed are needed, one of them the base model.",
+            "Two finished runs on the same pictures, model and seed, measured by the same judge, are needed, one of them "
+            "the base model.",
         )
+    left = [run.id for run in done if run.id not in bases and run.method != comparison.IMAGE_REFERENCE]
     return (
         f'<ul class="pg-verdicts">{"".join(lines)}</ul><p class="pg-muted">From few pictures of one seed each: take '
-        "small differences as none.</p>"
+        f"small differences as none.</p>{_alone(left, 'run of the base model on the same pictures, model, seed and judge')}"
     )
 
 
 def difference(session: Session, runs: list[Run]) -> str:
     """Every finished run against zero-shot on the same items, with a verdict."""
+    told = verdicts.verdicts(session.store, runs, session.title)
     lines = [
         f'<li data-family="{safe(session.family(run.method))}"><b><i class="pg-dot"></i>'
-        f"{safe(session.title(run.method))}</b> <small>{safe(session.task_title(run.task))}</small>"
+        f"{safe(session.title(run.method))}</b> <small>{safe(_asked(session, run))}</small>"
         f"<p>{safe(verdict)}</p></li>"
-        for run, verdict in verdicts.verdicts(session.store, runs, session.title)
+        for run, verdict in told
     ]
     if not lines:
         return empty(
-            "No pair yet", "Two finished runs on the same task and model are needed, one of them zero-shot."
+            "No pair yet",
+            "Two finished runs on the same items, data and model are needed, one of them zero-shot.",
         )
-    return f'<ul class="pg-verdicts">{"".join(lines)}</ul>'
+    held = {run.id for run, _ in told}
+    left = [
+        run.id
+        for run in runs
+        if run.status == "done" and run.id not in held and run.method != comparison.REFERENCE
+    ]
+    return f'<ul class="pg-verdicts">{"".join(lines)}</ul>{_alone(left, "zero-shot run on the same items, data and model")}'
 
 
-def _same(run: Run, other: Run) -> bool:
-    return (run.task, run.model, run.limit) == (other.task, other.model, other.limit)
+def _asked(session: Session, run: Run) -> str:
+    return " · ".join(part for part in (session.task_title(run.task), comparison.cap(run)) if part)
+
+
+def _alone(run_ids: list[int], base: str) -> str:
+    """Says which runs have nothing to be held against."""
+    if not run_ids:
+        return ""
+    return f'<p class="pg-muted">There is no {base} for {", ".join(f"#{id}" for id in run_ids)}.</p>'
 
 
 def answers(session: Session, run_id: int | None) -> str:
