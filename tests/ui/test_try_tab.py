@@ -6,6 +6,7 @@ import pytest
 from playground.data import tasks
 from playground.data.tasks import Item
 from playground.errors import AdapterError, InvalidInput
+from playground.events import Event
 from playground.results.runs import Filing
 from playground.ui import build
 from playground.ui.tabs import try_it
@@ -52,12 +53,29 @@ def test_a_run_whose_task_is_gone_is_not_offered(session, home):
     assert list(try_it.places(session)) == [f"{home.task}\n{home.model}"]
 
 
-def test_runs_chosen_before_stay_and_else_the_best_of_each_method_are(session, home):
+def test_runs_chosen_before_stay_and_else_the_first_of_each_method_are(session, home):
     runs = [home.few_shot, home.lora]
     assert try_it.choices(session, runs, [])["value"] == [home.few_shot.id, home.lora.id]
     assert try_it.choices(session, runs, [home.lora.id, 999])["value"] == [home.lora.id]
     assert try_it.choices(session, [home.lora, home.lora], [])["value"] == [home.lora.id]
     assert f"#{home.lora.id} · LoRA" in try_it.choices(session, runs, [])["choices"][1][0]
+
+
+def test_runs_measured_on_most_items_come_first_then_the_newest(session, home):
+    def measured(key, n, quality):
+        filed = session.store.submit(Filing(key, "lora", {"of": key}, "m", home.task, limit=n))
+        session.store.transition(filed.id, "running", expect={"queued"})
+        session.store.append(filed.id, [Event.metric("n", n), Event.metric("quality", quality)])
+        session.store.finish(filed.id, "done")
+        return filed.id
+
+    old, new, few = measured("old", 200, 0.9), measured("new", 200, 0.8), measured("few", 20, 1.0)
+    runs = try_it.places(session)[f"{home.task}\nm"]
+    assert [run.id for run in runs] == [new, old, few]
+    assert try_it.choices(session, runs, [])["value"] == [new]
+    assert try_it.name(session, runs[-1]) == f"#{few} · LoRA · 100.0 % · 20 test items"
+    for run in runs:
+        session.queue.delete(run.id)
 
 
 def test_each_answers_in_its_turn_and_what_was_said_stays(session, home):

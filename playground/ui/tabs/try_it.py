@@ -107,9 +107,9 @@ def build(session: Session, pulse: gr.Textbox) -> None:
 
 
 def places(session: Session) -> dict[str, list[Run]]:
-    """Finished text runs by task and model (a line each), the newest first, the best first within.
+    """Finished text runs by task and model (a line each), the newest first.
 
-    Zero-shot is left out: it is the base model. Of runs that are alike the newest stands for all. A run whose task
+    Within, those that were measured on the most test items stand first, of those the newest. Zero-shot is left out: it is the base model. Of runs that are alike the newest stands for all. A run whose task
     is gone cannot be asked.
     """
     known = tasks.tasks(session.settings)
@@ -122,24 +122,25 @@ def places(session: Session) -> dict[str, list[Run]]:
     for run in reversed(done):
         there.setdefault(f"{run.task}\n{run.model}", []).append(run)
     for runs in there.values():
-        runs.sort(key=lambda run: -(run.metrics.get("quality") or 0.0))
+        runs.sort(key=lambda run: (-(run.metrics.get("n") or 0), -run.id))
     return there
 
 
 def choices(session: Session, runs: Sequence[Run], before: Sequence[int]) -> dict[str, Any]:
-    """An update of the list of runs: those chosen before stay; else the best of each method, a few."""
+    """An update of the list of runs: those chosen before stay; else the first of each method, a few."""
     kept = [run.id for run in runs if run.id in before]
-    best: dict[str, int] = {}
+    first: dict[str, int] = {}
     for run in runs:
-        best.setdefault(run.method, run.id)
+        first.setdefault(run.method, run.id)
     return gr.update(
-        choices=[(name(session, run), run.id) for run in runs], value=kept or list(best.values())[:FIRST]
+        choices=[(name(session, run), run.id) for run in runs], value=kept or list(first.values())[:FIRST]
     )
 
 
 def name(session: Session, run: Run) -> str:
-    """A run in the list: "#12 · LoRA · 87.5 %"."""
-    parts = (f"#{run.id}", session.title(run.method), shown_value(run.metrics.get("quality"), ""))
+    """A run in the list: "#12 · LoRA · 87.5 %", and behind it on how many test items where not on all."""
+    quality = shown_value(run.metrics.get("quality"), "")
+    parts = (f"#{run.id}", session.title(run.method), quality, comparison.cap(run) if run.limit else "")
     return " · ".join(part for part in parts if part)
 
 
