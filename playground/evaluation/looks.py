@@ -155,13 +155,8 @@ class Looks:
         return advise(self.points(), self.bounds())
 
     def _introduction(self) -> Iterator[Event]:
-        """Who judges, before the first look."""
-        if self._told is not None:
-            return
-        yield Event.provenance(judge=self.judge.name, judge_models=list(self.judge.models))
-        if self.judge.note:
-            yield Event.log(self.judge.note)
-        if self._no_held_out:
+        """What to mind about the measures, before the first look."""
+        if self._told is None and self._no_held_out:
             yield Event.log(
                 "There are no held-out pictures: fidelity is measured against the training pictures, so a copy "
                 "of one counts as faithful. Mind the nearest training picture beside each sample.",

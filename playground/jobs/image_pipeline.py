@@ -94,7 +94,11 @@ def _load(entry: catalogue.Model, settings: Settings) -> "Generator[Event, None,
     yield Event.metric("load_seconds", model.load_seconds)
     yield Event.metric("base_bytes", model.weight_bytes)
     yield Event.provenance(**provenance.of_model(model))
-    return model, load_judge(settings, model)
+    judge = load_judge(settings, model)
+    yield Event.provenance(judge=judge.name, judge_models=list(judge.models))
+    if judge.note:
+        yield Event.log(judge.note)
+    return model, judge
 
 
 def _looks(

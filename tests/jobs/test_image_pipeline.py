@@ -46,6 +46,15 @@ def metrics(events):
     return results, curves
 
 
+def told_facts(events):
+    """The provenance as the store keeps it."""
+    facts = {}
+    for event in events:
+        if event.kind == "provenance":
+            facts |= event.data
+    return facts
+
+
 def test_a_run_looks_trains_and_is_tested(filed):
     run, settings, folder = filed(
         "dreambooth_lora", steps=4, batch_size=2, sample_every=2, rank=2, learning_rate=1e-2
@@ -63,10 +72,7 @@ def test_a_run_looks_trains_and_is_tested(filed):
     looked = [one for one in samples if one["stage"] == "before"]
     for name in ("input", "item"):
         assert {one[name] for one in tested}.isdisjoint({one[name] for one in looked})
-    facts = {}
-    for event in events:
-        if event.kind == "provenance":
-            facts |= event.data
+    facts = told_facts(events)
     assert facts["judge"] == "random CLIP" and facts["data_hash"]
     assert json.dumps(facts)
 
@@ -80,6 +86,7 @@ def test_the_base_model_is_asked_in_words_that_it_knows_and_drifts_nowhere(filed
     assert results["stored_bytes"] == 0 and results["trainable_parameters"] is None
     asked = [event.data["input"] for event in events if event.kind == "sample"]
     assert asked and not any("zwx" in words for words in asked)
+    assert told_facts(events)["judge"] == "random CLIP"
 
 
 def test_what_is_asked_while_it_runs_is_done(filed):
