@@ -8,6 +8,7 @@ from playground.data import tasks
 from playground.data.tasks import Item, Task
 from playground.errors import InvalidInput
 from playground.methods.registry import method
+from playground.results import comparison
 from playground.results.runs import ACTIVE
 from playground.ui import form
 from playground.ui.answers import checked, side_by_side
@@ -234,7 +235,10 @@ def live_runs(session: Session) -> str:
 
 
 def accuracy(session: Session, task: str, model: str) -> str:
-    """Quality against k, one curve a selector; k = 0 is zero-shot. Only runs with the most test items count."""
+    """Quality against k, one curve a selector; k = 0 is zero-shot.
+
+    Only runs in the setting of the newest few-shot run with the most test items count.
+    """
     runs = [run for run in session.runs(task=task) if run.model == model and run.status == "done"]
     runs = [
         run
@@ -244,8 +248,8 @@ def accuracy(session: Session, task: str, model: str) -> str:
     few = [run for run in runs if run.method == "few_shot"]
     if not few:
         return empty("No points yet", "Measure a few values of k, and the curve appears here.")
-    most = max(few, key=lambda run: run.metrics.get("n") or 0).limit
-    same = [run for run in runs if run.limit == most]
+    most = max(few, key=lambda run: run.metrics.get("n") or 0)
+    same = [run for run in runs if comparison.setting(run) == comparison.setting(most)]
     zero = next(([(0, run.metrics["quality"])] for run in same if run.method == "zero_shot"), [])
     curves = []
     for selector, tone in TONES.items():
@@ -256,7 +260,7 @@ def accuracy(session: Session, task: str, model: str) -> str:
         }
         if newest:
             curves.append(charts.Line(selector, sorted({**dict(zero), **newest}.items()), tone))
-    items = f"the same {most} test items, drawn once for all" if most else "all test items"
+    items = f"the same {most.limit} test items, drawn once for all" if most.limit else "all test items"
     return (
         charts.lines(curves, "Examples (k)", "Quality", per_cent=True)
         + f'<p class="pg-muted">On {safe(items)}.</p>'
