@@ -61,7 +61,7 @@ def test_runs_chosen_before_stay_and_else_the_first_of_each_method_are(session, 
     assert f"#{home.lora.id} · LoRA" in try_it.choices(session, runs, [])["choices"][1][0]
 
 
-def test_runs_measured_on_most_items_come_first_then_the_newest(session, home):
+def test_runs_measured_on_most_items_come_first_then_the_best(session, home):
     def measured(key, n, quality):
         filed = session.store.submit(Filing(key, "lora", {"of": key}, "m", home.task, limit=n))
         session.store.transition(filed.id, "running", expect={"queued"})
@@ -69,7 +69,7 @@ def test_runs_measured_on_most_items_come_first_then_the_newest(session, home):
         session.store.finish(filed.id, "done")
         return filed.id
 
-    old, new, few = measured("old", 200, 0.9), measured("new", 200, 0.8), measured("few", 20, 1.0)
+    old, new, few = measured("old", 200, 0.8), measured("new", 200, 0.9), measured("few", 20, 1.0)
     runs = try_it.places(session)[f"{home.task}\nm"]
     assert [run.id for run in runs] == [new, old, few]
     assert try_it.choices(session, runs, [])["value"] == [new]

@@ -109,8 +109,8 @@ def build(session: Session, pulse: gr.Textbox) -> None:
 def places(session: Session) -> dict[str, list[Run]]:
     """Finished text runs by task and model (a line each), the newest first.
 
-    Within, those that were measured on the most test items stand first, of those the newest. Zero-shot is left out: it is the base model. Of runs that are alike the newest stands for all. A run whose task
-    is gone cannot be asked.
+    Within, those measured on the most test items stand first, of those the best. Zero-shot is left out: it is the
+    base model. Of runs that are alike the newest stands for all. A run whose task is gone cannot be asked.
     """
     known = tasks.tasks(session.settings)
     done = [
@@ -122,8 +122,12 @@ def places(session: Session) -> dict[str, list[Run]]:
     for run in reversed(done):
         there.setdefault(f"{run.task}\n{run.model}", []).append(run)
     for runs in there.values():
-        runs.sort(key=lambda run: (-(run.metrics.get("n") or 0), -run.id))
+        runs.sort(key=_rank)
     return there
+
+
+def _rank(run: Run) -> tuple[float, float]:
+    return -(run.metrics.get("n") or 0), -(run.metrics.get("quality") or 0.0)
 
 
 def choices(session: Session, runs: Sequence[Run], before: Sequence[int]) -> dict[str, Any]:
