@@ -97,7 +97,7 @@ class Full(Parametric):
         return plain(network)
 
     def faster(self, network: "nn.Module", on: bool) -> None:
-        """See ``training.whole.sparse_embedding``: the same gradient with less memory traffic."""
-        from playground.training.whole import sparse_embedding
+        """See ``training.whole.lean_gradients``: the same gradients in less memory."""
+        from playground.training.whole import lean_gradients
 
-        sparse_embedding(network, on)
+        lean_gradients(network, on)

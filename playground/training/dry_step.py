@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from playground.training import gradients
 from playground.training.batches import Row
 from playground.training.lower_blocks import LowerBlocks
 from playground.training.text import row_loss
@@ -30,12 +31,13 @@ from playground.training.text import row_loss
 class DryStep:
     """``peak_bytes`` live at the highest point beside what was there before: gradients and activations.
 
-    ``forward_flops`` and ``flops`` (forward and backward) count a multiplication and an addition as two.
+    ``gradient_bytes`` are there in the end. ``forward_flops`` and ``flops`` (forward and backward) count a multiplication and an addition as two.
     """
 
     peak_bytes: int
     forward_flops: int
     flops: int
+    gradient_bytes: int
 
 
 def dry_step(
@@ -71,11 +73,12 @@ def dry_run(
         RuntimeError, NotImplementedError, ValueError, TypeError: the network does not run without numbers.
     """
     network.train(learn)
-    network.zero_grad(set_to_none=True)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients.clear(parameters)
     if again:
         for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
+            name = gradients.LEAN if gradients.is_lean(parameter) else "grad"
+            setattr(parameter, name, torch.empty_like(parameter))
     meter = _Meter()
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
@@ -83,10 +86,11 @@ def dry_run(
             forward = meter.flops
             if learn:
                 loss.backward()
+        kept = gradients.kept_bytes(parameters)
     finally:
-        network.zero_grad(set_to_none=True)
+        gradients.clear(parameters)
     held = sum(_bytes(parameter) for parameter in parameters) if again else 0
-    return DryStep(meter.peak + held, forward, meter.flops)
+    return DryStep(meter.peak + held, forward, meter.flops, kept)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

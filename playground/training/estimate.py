@@ -8,7 +8,7 @@ Memory in bytes is the sum of
   quantised one take ``QUANTISED`` bytes each; where a CPU multiplies in bfloat16, the rounded copies, too,
 - adapter: the parameters that the method adds,
 - optimiser: AdamW's two numbers for each trained one,
-- gradients: one number for each trained one,
+- gradients: one number for each trained one, half as many bytes where they are kept in bfloat16,
 - activations: what else lives at the highest point of one step with the longest examples, or of the dev
   loss, as ``dry_step`` finds it by running the step without numbers; and the hidden states that are kept of
   the blocks below the first trained one,
@@ -178,9 +178,9 @@ def estimate(
     memory = Memory(
         weights=weights + (run.rounded if quantization is None else 0),  # packed weights have no copies
         adapter=max(0, _bytes(wrapped) - stored),
-        gradients=trained_bytes,
+        gradients=run.gradients,
         optimizer=2 * trained_bytes,
-        activations=max(0, run.peak - trained_bytes) + unpacked + run.kept,
+        activations=max(0, run.peak - run.gradients) + unpacked + run.kept,
         runtime=_runtime(device, quantization),
     )
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
@@ -275,7 +275,7 @@ class _Dry:
 
     def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
         self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
-        self.rounded, self.half, self.kept, self.below_flops = 0, half, 0, 0.0
+        self.rounded, self.half, self.kept, self.below_flops, self.gradients = 0, half, 0, 0.0, 0
         if not kept:
             return
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
@@ -301,7 +301,7 @@ class _Dry:
         except CANNOT_RUN:
             self.dry = False
             step, dev_peak = _by_formula(wrapped, config, row), 0
-        self.peak = max(step.peak_bytes, dev_peak)
+        self.peak, self.gradients = max(step.peak_bytes, dev_peak), step.gradient_bytes
         self.forward_flops, self.flops = step.forward_flops / row.tokens, step.flops / row.tokens
 
 
@@ -379,7 +379,8 @@ def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> Dry
     head = row.answers * config.vocab_size
     activations = row.tokens * config.num_hidden_layers * (12 * hidden + 5 * inner) * size + head * 12
     forward = 2 * row.tokens * weights + 2 * head * hidden
-    return DryStep(activations + learnt * size, forward, 2 * forward + 2 * row.tokens * learnt)
+    kept = learnt * size
+    return DryStep(activations + kept, forward, 2 * forward + 2 * row.tokens * learnt, kept)
 
 
 def _shape(config: "PreTrainedConfig", tokens: int) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from playground.models.device import half_pays
 from playground.models.quantise import quantised
+from playground.training import gated_mlp, gradients
 
 HALF = torch.bfloat16
 THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
@@ -41,13 +42,28 @@ def half_products(network: nn.Module) -> Iterator[int]:
     packed = [layer for layer in map(_packed_base, network.modules()) if layer is not None]
     for layer in packed:
         layer.rounded = True
+    gated = _gated(network, {*layers})
+    for module, parts in gated.items():
+        module.forward = gated_mlp.forward(parts)
     try:
         yield len(layers) + len(packed)
     finally:
+        for module in gated:
+            del module.forward
         for layer in layers:
             del layer.forward, layer.rounded
         for layer in packed:
             del layer.rounded
+
+
+def _gated(network: nn.Module, layers: set[nn.Module]) -> dict[nn.Module, tuple[nn.Linear, ...]]:
+    """MLPs all of whose layers are trained ones of ``layers``."""
+    found = {module: gated_mlp.parts(module) for module in network.modules() if "forward" not in vars(module)}
+    return {
+        module: parts
+        for module, parts in found.items()
+        if parts and all(part in layers and part.rounded is None for part in parts)
+    }
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -104,6 +120,7 @@ class _Trained(torch.autograd.Function):
     def forward(ctx, x, weight):
         half = x.to(HALF)
         ctx.save_for_backward(half, weight)
+        ctx.parameter = weight
         return F.linear(half, weight.to(HALF)).to(x.dtype)
 
     @staticmethod
@@ -111,4 +128,4 @@ class _Trained(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         half = gradient.to(HALF)
         x_gradient = (half @ weight.to(HALF)).to(gradient.dtype) if ctx.needs_input_grad[0] else None
-        return x_gradient, (half.T @ x).to(weight.dtype)
+        return x_gradient, gradients.of_product(ctx.parameter, half, x)

@@ -20,7 +20,7 @@ from torch import nn
 from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.models.quantise import numbers
-from playground.training import checkpoints, lower_blocks, mixed
+from playground.training import checkpoints, gradients, lower_blocks, mixed
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.lower_blocks import LowerBlocks
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
@@ -360,7 +360,7 @@ class _Training:
             return f"{self.plan.threads} CPU threads, as set."
         with torch.random.fork_rng():
             threads, seconds = calibrate_threads(lambda: self._backward(self._batches(0)[0]))
-        self.optimizer.zero_grad(set_to_none=True)
+        gradients.clear(self.parameters)
         tried = ", ".join(f"{value:.2f} s with {count}" for count, value in sorted(seconds.items()))
         return f"{threads} CPU thread{'s' * (threads > 1)}" + (f": one step took {tried}." if tried else ".")
 
@@ -421,11 +421,9 @@ class _Training:
             part, count = self._backward(rows, answers)
             loss, tokens = loss + part, tokens + count
         self.hook.before_step()
-        if self.plan.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
-        self.optimizer.step()
+        gradients.step(self.optimizer, self.parameters, self.plan.clip_norm)
         self.hook.after_step(self.state.step + 1)
-        self.optimizer.zero_grad(set_to_none=True)
+        gradients.clear(self.parameters)
         self.pending.append(loss)
         self.state.step += 1
         self.tokens += tokens

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from playground.errors import AdapterError, InvalidParams
+from playground.training import gradients
 from playground.training.adapter_files import tensors
 
 WEIGHTS = "model.safetensors"
@@ -42,16 +43,40 @@ def prepare(network: nn.Module) -> nn.Module:
     return network.float().requires_grad_(True)
 
 
-def sparse_embedding(network: nn.Module, on: bool) -> None:
-    """Add the embedding's gradient to the output head's where both are one matrix.
+def lean_gradients(network: nn.Module, on: bool) -> None:
+    """Keep gradients small while training (playground.training.gradients), and that of a tied embedding sparse.
 
-    The same sum, without a second gradient of the vocabulary's size that is nearly all zeros. A network
-    without numbers stays as it is: such a sum cannot be made there.
+    Where embedding and output head are one matrix, the embedding's gradient is added to the head's in place:
+    the same sum, without a second matrix of the vocabulary's size that is nearly all zeros. In a network without
+    numbers, where no sum can be made, the embedding has no gradient.
     """
+    gradients.keep_lean(network.parameters(), on)
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
-    tied = isinstance(embedding, nn.Embedding) and head is not None and head.weight is embedding.weight
-    if tied and not embedding.weight.is_meta:
+    if not isinstance(embedding, nn.Embedding) or head is None:
+        return
+    if embedding._parameters["weight"] is head.weight:
         embedding.sparse = on
+        vars(embedding).pop("weight", None)
+        if on:
+            vars(embedding)["weight"] = _alias(head.weight)
+
+
+def _alias(weight: nn.Parameter) -> torch.Tensor:
+    """The same numbers as a leaf of its own: what it gets of gradient goes to ``weight``."""
+    alias = weight.detach()
+    if weight.is_meta:
+        return alias
+    alias.requires_grad_()
+
+    def hand_over(alias: torch.Tensor) -> None:
+        if weight.grad is None:
+            weight.grad = alias.grad.to_dense()
+        else:
+            weight.grad.add_(alias.grad)
+        alias.grad = None
+
+    alias.register_post_accumulate_grad_hook(hand_over)
+    return alias
 
 
 def write(network: nn.Module, folder: Path) -> None:
