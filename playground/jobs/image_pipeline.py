@@ -9,7 +9,7 @@ from playground.data import subjects
 from playground.data.subjects import Subject
 from playground.events import Event
 from playground.jobs import provenance, requests
-from playground.jobs.stages import adapting, earlier_seconds, fetched, sizes
+from playground.jobs.stages import adapting, carried, earlier_seconds, fetched
 from playground.methods.base import Method
 from playground.methods.diffusion import ImageContext
 from playground.methods.registry import method
@@ -37,6 +37,7 @@ def image_pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Even
         PlaygroundError: the run cannot be done; the message is for the user.
     """
     technique = method(run.method)
+    yield from carried(run)
     params = technique.Params.parse(run.params)
     subject = subjects.subject(run.task, settings)
     entry = catalogue.model(run.model, settings)
@@ -60,8 +61,9 @@ def image_pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Even
         event for event in exam(0) if event.kind == "progress"
     )  # the base model's pictures: what drift is measured from
     earlier = earlier_seconds(run)
-    adapted = yield from adapting(technique.adapt(params, context), str(model.device), lambda: earlier)
-    yield from sizes(adapted)
+    adapted = yield from adapting(
+        technique.adapt(params, context), str(model.device), lambda: earlier, "adapt_seconds" in run.metrics
+    )
     yield from _below(TEST, exam.final(adapted.step))
     yield Event.provenance(**others.facts())
 

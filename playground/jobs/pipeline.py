@@ -11,7 +11,7 @@ from playground.data.tasks import Item, Task
 from playground.events import Event
 from playground.jobs import provenance
 from playground.jobs.forecast import forecast
-from playground.jobs.stages import adapting, earlier_seconds, fetched, sizes
+from playground.jobs.stages import adapting, carried, earlier_seconds, fetched
 from playground.methods.base import Adapted, Context, Method, Params
 from playground.methods.parametric import Parametric
 from playground.methods.registry import method
@@ -33,6 +33,7 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
 
         yield from image_pipeline(run, settings, folder)
         return
+    yield from carried(run)
     params = technique.Params.parse(run.params)
     chosen = tasks.task(run.task, settings)
     entry = catalogue.model(run.model, settings)
@@ -58,13 +59,15 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     device = str(language_model.device)
     trains = technique.family == "parametric"
     base = (yield from _ask_base(language_model, settings)) if trains else None
-    earlier = earlier_seconds(run)
+    earlier = earlier_seconds(run) if trains else 0.0  # an index is built anew
     adapted = yield from adapting(
-        technique.adapt(params, context), device, lambda: earlier - (embedder.load_seconds or 0.0)
+        technique.adapt(params, context),
+        device,
+        lambda: earlier - (embedder.load_seconds or 0.0),
+        "adapt_seconds" in run.metrics,
     )
     if embedder.load_seconds is not None:
         yield Event.metric("embedder_load_seconds", embedder.load_seconds)
-    yield from sizes(adapted)
     yield from _test(adapted, chosen, run, device)
     if trains:
         yield from _forgetting(adapted, base)

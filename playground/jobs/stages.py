@@ -12,6 +12,7 @@ from playground.results.runs import Run
 from playground.settings import Settings
 
 T = TypeVar("T")
+EARLIER = "earlier_adapt_seconds"  # in a run's provenance
 
 
 def fetched(entry: Model, settings: Settings) -> Generator[Event, None, Path]:
@@ -46,20 +47,27 @@ def telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
 
 
 def adapting(
-    steps: Generator[Event, None, T], device: str, earlier: Callable[[], float]
+    steps: Generator[Event, None, T], device: str, earlier: Callable[[], float], measured: bool = False
 ) -> Generator[Event, None, T]:
-    """Pass on what a method tells while it adapts, and measure its time and memory.
+    """Pass on what a method tells while it adapts, and measure its time and memory, and the result's sizes.
+
+    A result that an earlier attempt has finished was paid for then: what reading it back takes is not told.
 
     Args:
         earlier: seconds to be added: what earlier attempts took, less what is no adapting.
+        measured: whether the attempt that finished the result told these figures.
     """
     from playground.training.measure import PeakMemory, Stopwatch
 
     yield Event.progress("adapt", 0)
     with PeakMemory(device) as memory, Stopwatch() as watch:
         adapted = yield from _timed(steps, lambda: watch.seconds + earlier())
-    yield Event.metric("adapt_seconds", watch.seconds + earlier())
-    yield Event.metric("adapt_peak_bytes", memory.bytes)
+    if not (adapted.restored and measured):
+        yield Event.metric("adapt_seconds", (0.0 if adapted.restored else watch.seconds) + earlier())
+    if not adapted.restored:
+        yield Event.metric("adapt_peak_bytes", memory.bytes)
+        yield from _parameters(adapted)
+    yield Event.metric("stored_bytes", adapted.stored_bytes)
     return adapted
 
 
@@ -80,12 +88,16 @@ def earlier_seconds(run: Run) -> float:
     if not run.resume:
         return 0.0
     told = (run.progress or {}).get("adapt_seconds")
-    return float(told or run.metrics.get("adapt_seconds") or 0.0)
+    return float(told or run.metrics.get("adapt_seconds") or run.provenance.get(EARLIER) or 0.0)
 
 
-def sizes(adapted: Any) -> Iterator[Event]:
-    """Bytes and parameters of what a method handed back."""
+def carried(run: Run) -> Iterator[Event]:
+    """Keeps ``earlier_seconds`` for the case that this attempt, too, ends before it adapts."""
+    if seconds := earlier_seconds(run):
+        yield Event.provenance(**{EARLIER: seconds})
+
+
+def _parameters(adapted: Any) -> Iterator[Event]:
     trainable, total = adapted.trainable_parameters, adapted.total_parameters
-    yield Event.metric("stored_bytes", adapted.stored_bytes)
     yield Event.metric("trainable_parameters", trainable)
     yield Event.metric("trainable_share", trainable / total if trainable is not None and total else None)

@@ -181,7 +181,8 @@ class Adapted:
 
     ``model`` answers the prompts (the base model, or the adapted one). ``prompts`` maps a batch of
     input texts to prompts, in order. ``stored_bytes`` is what has to be kept on disk beside the
-    base model, in bytes. Parameter counts are None where nothing was trained.
+    base model, in bytes. Parameter counts are None where nothing was trained. ``restored`` says that an earlier
+    attempt had finished the work.
     """
 
     model: "LanguageModel"
@@ -189,6 +190,7 @@ class Adapted:
     stored_bytes: int
     trainable_parameters: int | None = None
     total_parameters: int | None = None
+    restored: bool = False
 
 
 class Method(ABC):

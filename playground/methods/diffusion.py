@@ -54,6 +54,7 @@ class AdaptedImage:
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     step: int = 0
+    restored: bool = False
 
 
 class ImageMethod(Method):
@@ -230,6 +231,7 @@ class Diffusion(ImageMethod):
         if context.resume and (context.folder / ADAPTER).exists():
             yield Event.log("Training was finished before; its result is used.")
             adapted = self.restore(params, context)
+            adapted.restored = True
         else:
             adapted = yield from self._train(params, context)
         checkpoints.remove(context.folder)

@@ -274,6 +274,7 @@ class Parametric(Method):
         if context.resume and folder.exists():
             yield Event.log("Training was finished before; its result is used.")
             adapted = self.restore(params, context)
+            adapted.restored = True
         else:
             adapted = yield from self._train(params, context)
         checkpoints.remove(context.folder)
@@ -315,9 +316,9 @@ class Parametric(Method):
             encode(context.model, context.task, context.task.train), plan.max_length, "training"
         )
         yield from warnings
-        dev = [
-            e for e in encode(context.model, context.task, context.task.dev) if len(e.ids) <= plan.max_length
-        ]
+        dev = encode(
+            context.model, context.task, context.task.dev
+        )  # however long: the same items for every run
         network = context.model.model = self.wrap(params, context.model.model, context.seed)
         self.prepare(params, network, context)
         self.faster(network, True)

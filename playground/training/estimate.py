@@ -172,9 +172,8 @@ def estimate(
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     trained_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     kept = [example for example in work.examples if len(example.ids) <= plan.max_length]
-    dev = [example for example in work.dev if len(example.ids) <= plan.max_length]
     half = _multiplies_half(plan, torch.device(device), dtype)
-    run = _Dry(wrapped, config, dtype, plan, kept, dev, half)
+    run = _Dry(wrapped, config, dtype, plan, kept, work.dev, half)
     memory = Memory(
         weights=weights + (run.rounded if quantization is None else 0),  # packed weights have no copies
         adapter=max(0, _bytes(wrapped) - stored),
@@ -206,7 +205,7 @@ def estimate(
         trainable_parameters=sum(parameter.numel() for parameter in trained),
         total_parameters=sum(parameter.numel() for parameter in wrapped.parameters()),
         memory=memory,
-        seconds=trying + training + _looking(work, dev, run.forward_flops, rate, stored / measured.bytes),
+        seconds=trying + training + _looking(work, run.forward_flops, rate, stored / measured.bytes),
         tokens_per_second=tokens / training if training else 0.0,
         flops_per_token=run.flops,
         speed=source,
@@ -403,15 +402,13 @@ def _trials(plan: Plan, device: str, threads: Sequence[int]) -> int:
     return (1 + TRIALS) * len(threads) if device == "cpu" and plan.threads == 0 and len(threads) > 1 else 0
 
 
-def _looking(
-    work: Workload, dev: Sequence[Example], flops: float, rate: float, seconds_per_token: float
-) -> float:
+def _looking(work: Workload, flops: float, rate: float, seconds_per_token: float) -> float:
     """Seconds of dev losses and sampled answers: at the start, in the middle and at the end."""
     times = work.plan.evals + 1
     read = sum(len(example.ids) - example.answer for example in work.sampled)
-    if dev:
-        prefix = shared_prefix(dev)
-        read += sum(len(example.ids) - 1 - prefix for example in dev)
+    if work.dev:
+        prefix = shared_prefix(work.dev)
+        read += sum(len(example.ids) - 1 - prefix for example in work.dev)
     written = work.sample_tokens * seconds_per_token if work.sampled else 0.0
     return times * (read * flops / rate + written)
 

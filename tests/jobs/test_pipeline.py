@@ -16,9 +16,10 @@ from playground.jobs import local
 from playground.jobs.arbiter import Arbiter
 from playground.jobs.pipeline import LazyEmbedder, items_to_answer
 from playground.jobs.queue import Queue
-from playground.jobs.stages import adapting, earlier_seconds
+from playground.jobs.stages import adapting
+from playground.methods.base import Adapted
 from playground.results import comparison
-from playground.results.runs import Run, RunStore
+from playground.results.runs import RunStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,22 +159,6 @@ def test_a_choice_of_items_is_the_same_for_every_method_and_part_of_a_larger_one
     assert items_to_answer(world.TASK, None) == items_to_answer(world.TASK, 99) == world.TASK.test
 
 
-@pytest.mark.parametrize(
-    ("resume", "progress", "metrics", "expected"),
-    [
-        (False, {"adapt_seconds": 5.0}, {}, 0.0),
-        (True, {"adapt_seconds": 5.0}, {}, 5.0),
-        (True, {"phase": "evaluate"}, {"adapt_seconds": 7.0}, 7.0),
-        (True, None, {}, 0.0),
-    ],
-)
-def test_seconds_of_earlier_attempts_count(resume, progress, metrics, expected):
-    run = Run(
-        1, "k", "m", {}, "m", "t", 0, None, None, "running", resume=resume, progress=progress, metrics=metrics
-    )
-    assert earlier_seconds(run) == expected
-
-
 def test_loading_the_embedder_is_no_part_of_adapting(monkeypatch, settings):
     from playground.models import embedding
 
@@ -191,7 +176,7 @@ def test_loading_the_embedder_is_no_part_of_adapting(monkeypatch, settings):
         yield Event.progress("adapt", 1)
         assert embedder() == embedder() == "embedder"
         yield Event.progress("adapt", 2)
-        return "adapted"
+        return Adapted(None, None, 0)
 
     found = {}
     for event in adapting(steps(), "cpu", lambda: 10.0 - (embedder.load_seconds or 0.0)):

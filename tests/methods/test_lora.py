@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from tiny import context, language_model, logits, task
 from transformers import LlamaForCausalLM
 
+from playground.data.tasks import Item
 from playground.errors import AdapterError, InvalidParams, RunFailed
 from playground.methods.lora import LoRA, LoRAParams
 from playground.training import checkpoints
@@ -224,8 +226,6 @@ def test_impossible_parameters_are_refused(values, match):
 
 
 def test_a_task_without_training_examples_is_refused():
-    from dataclasses import replace
-
     with pytest.raises(InvalidParams, match="no training examples"):
         LoRA().check(PARAMS, replace(task(), train=()))
 
@@ -248,3 +248,20 @@ def test_answer_tokens_are_the_target_and_the_end_of_the_turn():
 def test_adapter_describes_itself(finished):
     about = json.loads((finished.context.folder / "adapter/playground.json").read_text())
     assert about["model"] == "tiny" and about["revision"] == "abc" and about["params"]["rank"] == 4
+
+
+def test_the_dev_loss_is_over_the_same_items_whatever_the_maximum_length(tmp_path, monkeypatch):
+    import playground.training.text as text
+
+    seen = []
+    monkeypatch.setattr(text, "train", lambda network, examples, dev, *_, **__: seen.append((examples, dev)))
+    short, *others = task().train
+    long = Item("long", short.input + " " + " ".join(item.input for item in others), short.target)
+    data = replace(task(), train=(short, long), dev=(long, short))
+    for limit in (16, 512):
+        ran = LoRA().adapt(PARAMS.model_copy(update={"max_length": limit}), context(tmp_path, task=data))
+        with pytest.raises(TypeError):  # what stands in for the training gives nothing
+            list(ran)
+    (few, dev), (all_of_them, same) = seen
+    assert len(few) == 1 and len(all_of_them) == 2
+    assert [example.ids for example in dev] == [example.ids for example in same] and len(dev) == 2
