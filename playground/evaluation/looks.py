@@ -7,7 +7,7 @@ draws of the class is what drift is measured from.
 
 import json
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,7 @@ from torch import Tensor
 from playground.errors import RunFailed
 from playground.evaluation import image as measures
 from playground.evaluation.image import Judge
-from playground.evaluation.recommend import Advice, Bounds, Point, advise
+from playground.evaluation.recommend import Bounds, Point, recommend
 from playground.events import Event
 from playground.training.saving import atomic_file, atomic_folder
 
@@ -146,13 +146,14 @@ class Looks:
         base = self._base_class()
         return measures.bounds_of(self._real, self._train[:0] if base is None else base)
 
-    def advice(self) -> Advice:
-        """The step to keep, see ``recommend.advise``.
+    def recommended(self, steps: Container[int]) -> int | None:
+        """Which of these steps to keep, see ``recommend.advise``; None where none of them was looked at.
 
         Raises:
-            ValueError: no look has measured the subject's fidelity.
+            ValueError: none of their looks has measured the subject's fidelity.
         """
-        return advise(self.points(), self.bounds())
+        points = [point for point in self.points() if point.step in steps]
+        return recommend(points, self.bounds()) if points else None
 
     def _introduction(self) -> Iterator[Event]:
         """What to mind about the measures, before the first look."""

@@ -52,7 +52,7 @@ def image_pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Even
         folder=folder,
         seed=run.seed,
         look=looks,
-        choose=lambda steps: _advised(looks, steps),
+        choose=looks.recommended,
         requests=lambda: requests.asked(folder),
         resume=run.resume,
     )
@@ -143,14 +143,6 @@ def _seer(
         tensors([picture.path for picture in half.held_out], model.size),
         folder,
     )
-
-
-def _advised(looks: "Looks", steps: Sequence[int]) -> int | None:
-    """The step to keep of those whose weights are at hand."""
-    if not steps:
-        return None
-    advice = looks.advice()
-    return advice.step if advice.step in steps else None
 
 
 def _below(place: str, events: Iterable[Event]) -> Iterator[Event]:

@@ -4,7 +4,7 @@ A technique adds which weights it trains (``wrap``) and how they are written and
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playground.training.diffusion import DiffusionPlan, DiffusionResult, Prior
 
 ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
-LOOKS_BYTES = 4 * 10**9  # weights of all looks together, in float32: above it only the last step's are kept
+LOOKS_BYTES = 4 * 10**9  # weights of all looks together, in float32: above it only the best look's stay
 CLASS_PICTURES = "class"  # pictures of the class by the model as it was, below the run's folder
 
 Look = Callable[[int], Iterable[Event]]
@@ -31,8 +31,9 @@ Look = Callable[[int], Iterable[Event]]
 class ImageContext:
     """What a run hands to an image method; the image side's ``Context``.
 
-    ``look`` draws and measures samples after a step and tells them as events; ``choose`` says which of the steps
-    it saw is the one to keep. ``requests`` gives what was asked for since it was called last: "sample", "save".
+    ``look`` draws and measures samples after a step and tells them as events; ``choose`` says which of the
+    given steps is the one to keep, None = it saw none of them. ``requests`` gives what was asked for since it was
+    called last: "sample", "save".
     """
 
     subject: Subject
@@ -40,7 +41,7 @@ class ImageContext:
     folder: Path
     seed: int
     look: Look | None = None
-    choose: Callable[[Sequence[int]], int | None] = lambda steps: None
+    choose: Callable[[Container[int]], int | None] = lambda steps: None
     requests: Callable[[], set[str]] = set
     resume: bool = False
 
@@ -274,15 +275,12 @@ class Diffusion(ImageMethod):
             prior=prior,
             resume=context.resume,
             looks=context.look,
+            best=context.choose if params.keep == "recommended" and not plan.keep_looks else None,
             requests=context.requests,
         )
-        if params.keep == "recommended" and context.look is not None and not plan.keep_looks:
-            yield Event.log(
-                f"The weights of the last step are kept, not those of the recommended one: {LOOKS_BYTES / 1e9:.0f} GB "
-                "would not hold the weights of every look. Look less often, or train fewer steps.",
-                "warning",
-            )
-        kept = yield from self._keep(context, result)
+        kept = result.steps
+        if params.keep == "recommended":
+            kept = yield from self._keep(context, result)
         about = self._about(params, context) | {"subject": subject.id, "kept_step": kept}
         adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(params, model, folder), about)
         yield Event.metric("train_loss", result.train_loss)
@@ -292,16 +290,26 @@ class Diffusion(ImageMethod):
         return self._adapted(context, kept)
 
     def _keep(self, context: ImageContext, result: "DiffusionResult") -> Generator[Event, None, int]:
-        """Put back the weights of the step that the looks recommend; those of the last one where none is better."""
+        """Put back the weights of the step that the looks recommend; those of the last one where none is better.
+
+        Where the weights of every look had no room, the recommended ones may have made room for equally good ones.
+        """
         from playground.training.diffusion import restore
 
-        step = context.choose(result.kept)
-        if step is None or step == result.steps:
-            return result.steps
-        restore(context.model, context.folder, step)
-        yield Event.log(
-            f"The weights of step {step} are kept: those looks recommend, of {result.steps} steps."
-        )
+        step = context.choose((*result.kept, result.steps)) or result.steps
+        if step != result.steps:
+            restore(context.model, context.folder, step)
+        recommended = context.choose(range(1, result.steps + 1))
+        if recommended not in (None, step):
+            yield Event.log(
+                f"The looks recommend step {recommended}, whose weights are gone: those of every look would take more "
+                f"than {LOOKS_BYTES / 1e9:.0f} GB. Step {step} is kept, the best of those that are there.",
+                "warning",
+            )
+        elif step != result.steps:
+            yield Event.log(
+                f"The weights of step {step} are kept: those looks recommend, of {result.steps} steps."
+            )
         return step
 
     def _adapted(self, context: ImageContext, step: int) -> AdaptedImage:

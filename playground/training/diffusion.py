@@ -9,8 +9,9 @@ What it does not do: more than one device, sharded optimisers, averaged weights.
 import hashlib
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from playground.errors import AdapterError, InvalidInput, OutOfMemory, TrainingDiverged
+from playground.errors import AdapterError, InvalidInput, OutOfMemory, RunFailed, TrainingDiverged
 from playground.events import Event
 from playground.models.families import Moments
 from playground.models.families.base import Conditioning
@@ -147,6 +148,7 @@ def train(
     groups: Sequence[tuple[list[nn.Parameter], float]] | None = None,
     resume: bool = False,
     looks: Callable[[int], Iterable[Event]] | None = None,
+    best: Callable[[Container[int]], int | None] | None = None,
     requests: Callable[[], set[str]] | None = None,
 ) -> Generator[Event, None, DiffusionResult]:
     """Train the parameters of denoiser and text encoders that require a gradient, telling progress.
@@ -162,6 +164,8 @@ def train(
         resume: go on from the last whole checkpoint in ``folder`` where there is one.
         looks: called with the step at the start, every ``sample_every`` steps and at the end; its events are
             passed on.
+        best: which of some steps has the best look, None = none of them; with it the weights of the best look so
+            far stay on disk, and are replaced when a better one comes. Those of the last step stay in the model.
         requests: asked after each step; "sample" in its answer is a look now, "save" a checkpoint now.
 
     Raises:
@@ -171,7 +175,7 @@ def train(
         RunFailed: the disk is full.
     """
     try:
-        run = _Training(model, instance, plan, Path(folder), prior, groups, looks, requests)
+        run = _Training(model, instance, plan, Path(folder), prior, groups, looks, requests, best)
         return (yield from run.events(resume))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
@@ -184,7 +188,7 @@ def train(
 
 
 def kept(folder: Path) -> tuple[int, ...]:
-    """The steps whose weights a training with ``keep_looks`` left in a run's folder, in order."""
+    """The steps whose weights a training with ``keep_looks`` or ``best`` left in a run's folder, in order."""
     return tuple(int(path.name.removeprefix(_LOOK)) for path in sorted(_looks(folder)))
 
 
@@ -194,7 +198,7 @@ def restore(model: ImageModel, folder: Path, step: int) -> None:
     Raises:
         AdapterError: they are not there, damaged, or of another model.
     """
-    path = Path(folder) / checkpoints.FOLDER / f"{_LOOK}{step:07d}" / "weights.safetensors"
+    path = _place(folder, step) / "weights.safetensors"
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -225,6 +229,10 @@ _LOOK = "look-"
 
 def _looks(folder: Path) -> Iterable[Path]:
     return (Path(folder) / checkpoints.FOLDER).glob(f"{_LOOK}*")
+
+
+def _place(folder: Path, step: int) -> Path:
+    return Path(folder) / checkpoints.FOLDER / f"{_LOOK}{step:07d}"
 
 
 def _networks(model: ImageModel) -> nn.ModuleDict:
@@ -301,9 +309,9 @@ class _Batch:
 class _Training:
     """One call of ``train``."""
 
-    def __init__(self, model, instance, plan, folder, prior, groups, looks, requests):
+    def __init__(self, model, instance, plan, folder, prior, groups, looks, requests, best=None):
         self.model, self.instance, self.plan, self.folder = model, instance, plan, folder
-        self.prior, self.looks = prior, looks
+        self.prior, self.looks, self.best = prior, looks, best
         self.requests = requests or set
         self.networks = _networks(model)
         self._check()
@@ -443,7 +451,7 @@ class _Training:
             save = self._last_saves() if last else "save" in asked or time.perf_counter() - saved >= pause
             if last or look or save or step % report_every == 0:
                 yield from self._report(began)
-                if last or save or (look and plan.keep_looks):
+                if last or save or look:
                     self._refuse_broken_weights()
                 if save:
                     with Stopwatch() as writing:
@@ -471,12 +479,30 @@ class _Training:
             self._mode(False)
             yield from self.looks(step)
             self._mode(True)
+        if self.best and 0 < step < self.plan.steps:
+            yield from self._keep_best(step)
 
     def _keep(self, step: int) -> None:
-        with atomic_folder(self.folder / checkpoints.FOLDER / f"{_LOOK}{step:07d}") as partial:
+        with atomic_folder(_place(self.folder, step)) as partial:
             trained = checkpoints.trainable(self.networks)
             weights = {name: value.detach().contiguous().cpu() for name, value in trained.items()}
             save_file(weights, partial / "weights.safetensors")
+
+    def _keep_best(self, step: int) -> Iterator[Event]:
+        """Let the weights of a step that was looked at take the place of those kept, where its look is better."""
+        earlier = kept(self.folder)
+        if self.best((*earlier, step)) != step:
+            return
+        try:
+            self._keep(step)
+        except RunFailed:  # it can train on without them
+            yield Event.log(
+                f"The weights of step {step}, the best so far, are not kept: the disk is full.", "warning"
+            )
+            return
+        for old in earlier:
+            if old != step:
+                shutil.rmtree(_place(self.folder, old))
 
     # ---- one step
 

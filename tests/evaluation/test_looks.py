@@ -159,7 +159,7 @@ def test_without_held_out_pictures_the_log_warns(tmp_path):
     assert told(events, 0)["subject_fidelity"] is not None
 
 
-def test_the_advice_follows_from_the_looks(tmp_path):
+def test_the_recommended_step_is_one_of_those_asked_for(tmp_path):
     model = Model()
     look = looks(tmp_path, model)
     list(look(0))
@@ -168,7 +168,9 @@ def test_the_advice_follows_from_the_looks(tmp_path):
     model.moved = 0.0
     model.close = noise(1, 8)[None]  # a copy of a training picture
     list(look(100))
-    assert (look.advice().step, look.advice().within) == (50, True)
+    assert look.recommended(range(1, 101)) == look.recommended([50, 100]) == 50
+    assert look.recommended([100, 150]) == 100
+    assert look.recommended([]) is look.recommended([150]) is None
 
 
 def test_numbers_that_are_no_picture_are_refused(tmp_path):

@@ -8,11 +8,13 @@ import tiny_image
 import torch
 
 from playground.errors import AdapterError, InvalidParams
+from playground.evaluation.recommend import Point, recommend
 from playground.methods.diffusion import ADAPTER, ImageContext
 from playground.methods.dreambooth import DreamBooth, class_prompts
 from playground.methods.dreambooth_lora import DreamBoothLoRA
 from playground.methods.style_lora import StyleLoRA
 from playground.models import image
+from playground.training.diffusion import kept
 
 FEW = {"steps": 3, "batch_size": 2, "sample_every": 2, "learning_rate": 1e-2}
 CASES = [
@@ -109,14 +111,94 @@ def test_the_step_that_looks_recommend_is_kept(context):
     assert [e.data["value"] for e in events if e.kind == "metric" and e.data["name"] == "kept_step"] == [2]
 
 
-def test_last_weights_that_are_kept_for_want_of_room_are_told(context, monkeypatch):
+@pytest.fixture
+def watched(context, monkeypatch):
+    """A context whose looks measure the given fidelity, where the weights of one look are too many to keep all.
+
+    Gives it with what the looks saw by step: pictures, and the steps whose weights were kept by then.
+    """
     monkeypatch.setattr("playground.methods.diffusion.LOOKS_BYTES", 1000)
+
+    def make(fidelity, **more):
+        pictures, held = {}, {}
+
+        def look(step):
+            pictures[step], held[step] = drawn(here.model), kept(here.folder)
+            return ()
+
+        def choose(steps):
+            seen = [Point(step, fidelity[step]) for step in pictures if step and step in steps]
+            return recommend(seen) if seen else None
+
+        here = context(look=look, choose=choose, **more)
+        return here, pictures, held
+
+    return make
+
+
+def warnings(events):
+    return [e.data["text"] for e in events if e.kind == "log" and e.data["level"] == "warning"]
+
+
+@pytest.mark.parametrize("case", ["dreambooth-text", "lora"])
+def test_the_recommended_weights_are_kept_where_those_of_all_looks_have_no_room(case, watched):
+    technique, values = CASES[IDS.index(case)]
+    here, pictures, held = watched({2: 0.5, 4: 0.7, 6: 0.8, 8: 0.6, 10: 0.7})
+    adapted, events = finish(technique.adapt(technique.Params.parse({**values, "steps": 10}), here))
+    assert held == {0: (), 2: (), 4: (2,), 6: (4,), 8: (6,), 10: (6,)}
+    assert adapted.step == 6 and not warnings(events)
+    torch.testing.assert_close(drawn(adapted.model), pictures[6])
+    assert not torch.allclose(pictures[10], pictures[6])
+    assert not (here.folder / "checkpoints").exists()
+    restored = technique.restore(
+        technique.Params.parse({**values, "steps": 10}), replace(here, model=fresh())
+    )
+    torch.testing.assert_close(drawn(restored.model), pictures[6], atol=2e-3, rtol=0)
+
+
+def test_the_weights_of_the_last_step_are_kept_where_they_are_the_best(watched):
     technique = DreamBoothLoRA()
-    here = context(look=lambda step: (), choose=lambda steps: 2 if 2 in steps else None)
+    here, pictures, held = watched({2: 0.5, 4: 0.7})
     adapted, events = finish(technique.adapt(technique.Params.parse({**CASES[2][1], "steps": 4}), here))
-    assert adapted.step == 4
-    warnings = [e.data["text"] for e in events if e.kind == "log" and e.data["level"] == "warning"]
-    assert any("The weights of the last step are kept" in text for text in warnings)
+    assert adapted.step == 4 and held[4] == (2,) and not warnings(events)
+    torch.testing.assert_close(drawn(adapted.model), pictures[4])
+
+
+def test_the_best_weights_so_far_outlive_a_stop(watched):
+    technique = DreamBooth()
+    params = technique.Params.parse({**CASES[1][1], "steps": 6})
+    here, pictures, held = watched({2: 0.7, 4: 0.5, 6: 0.6}, requests=lambda: {"save"})
+    training = technique.adapt(params, here)
+    for event in training:
+        if event.kind == "progress" and event.data["phase"] == "adapt" and event.data["done"] == 3:
+            training.close()
+    assert sorted(pictures) == [0, 2]  # "save" asks for no look
+    here.model, here.resume = fresh(), True
+    adapted, events = finish(technique.adapt(params, here))
+    assert any("Going on from step 3" in e.data["text"] for e in events if e.kind == "log")
+    assert held[4] == held[6] == (2,)
+    assert adapted.step == 2
+    torch.testing.assert_close(drawn(adapted.model), pictures[2])
+
+
+def test_a_recommended_step_whose_weights_made_room_for_equal_ones_is_told(watched):
+    technique = DreamBoothLoRA()
+    here, pictures, _ = watched(
+        {2: 0.5, 4: 0.506, 6: 0.512, 8: 0.4}
+    )  # 4 equals 2; then it equals 6, and 2 does not
+    adapted, events = finish(technique.adapt(technique.Params.parse({**CASES[2][1], "steps": 8}), here))
+    assert adapted.step == 6
+    torch.testing.assert_close(drawn(adapted.model), pictures[6])
+    (told,) = warnings(events)
+    assert "The looks recommend step 4, whose weights are gone" in told and "Step 6 is kept" in told
+
+
+def test_the_last_weights_are_kept_where_that_is_asked_for(watched):
+    technique = DreamBoothLoRA()
+    here, _, held = watched({2: 0.7, 4: 0.5})
+    params = technique.Params.parse({**CASES[2][1], "steps": 4, "keep": "last"})
+    adapted, events = finish(technique.adapt(params, here))
+    assert adapted.step == 4 and held[4] == () and not warnings(events)
 
 
 def test_a_result_from_before_a_parameter_existed_still_opens(context, monkeypatch):

@@ -1,6 +1,7 @@
 """The loop of all image methods, on tiny random pipelines of the real classes."""
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -375,6 +376,20 @@ def test_weights_of_a_look_can_be_put_back(tmp_path, drain):
         diffusion.restore(model, tmp_path, 3)
     with pytest.raises(AdapterError, match="another model"):
         diffusion.restore(full(), tmp_path, 2)
+
+
+def test_a_full_disk_costs_the_weights_of_the_best_look_and_not_the_training(tmp_path, drain, monkeypatch):
+    def full_disk(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(diffusion, "save_file", full_disk)
+    plan = dataclasses.replace(PLAN, sample_every=2)
+    events, result = drain(train(lora(), subject(), plan, tmp_path, looks=lambda step: (), best=max))
+    told = [e.data["text"] for e in events if e.kind == "log" and e.data["level"] == "warning"]
+    assert told == [
+        f"The weights of step {step}, the best so far, are not kept: the disk is full." for step in (2, 4)
+    ]
+    assert result.steps == 6 and result.kept == ()
 
 
 def test_a_training_that_diverges_says_where_and_keeps_no_broken_checkpoint(tmp_path, drain):
