@@ -229,11 +229,12 @@ class Parametric(Method):
         from playground.models import device
         from playground.training.batches import encode
         from playground.training.estimate import Workload, estimate, part
+        from playground.training.text import within
         from playground.training.weightless import weightless
 
         self.check(params, task)
         empty = weightless(model, settings)
-        dev = encode(empty, task, part(task.dev))
+        dev, _ = within(encode(empty, task, part(task.dev)), empty.context_length, "dev")
         work = Workload(
             examples=encode(empty, task, part(task.train)),
             dev=dev,
@@ -309,16 +310,18 @@ class Parametric(Method):
         from playground.training import adapter_files
         from playground.training.batches import encode
         from playground.training.measure import directory_bytes
-        from playground.training.text import fit, train
+        from playground.training.text import fit, train, within
 
         plan = self.plan(params, context.seed)
         examples, warnings = fit(
             encode(context.model, context.task, context.task.train), plan.max_length, "training"
         )
         yield from warnings
-        dev = encode(
-            context.model, context.task, context.task.dev
-        )  # however long: the same items for every run
+        # those that the model can read, whatever the maximum length: the same items for every run
+        dev, more = within(
+            encode(context.model, context.task, context.task.dev), context.model.context_length, "dev"
+        )
+        yield from more
         network = context.model.model = self.wrap(params, context.model.model, context.seed)
         self.prepare(params, network, context)
         self.faster(network, True)

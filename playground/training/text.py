@@ -140,19 +140,23 @@ def fit(examples: Sequence[Example], max_length: int, what: str) -> tuple[list[E
     Raises:
         InvalidInput: none is short enough.
     """
-    kept = [example for example in examples if len(example.ids) <= max_length]
+    kept, warnings = within(examples, max_length, what)
     if not kept:
         shortest = min((len(example.ids) for example in examples), default=0)
         raise InvalidInput(
             f"No {what} example fits into {max_length} tokens: the shortest has {shortest}. Raise the maximum length.",
             field="max_length",
         )
+    return kept, warnings
+
+
+def within(examples: Sequence[Example], length: int, what: str) -> tuple[list[Example], list[Event]]:
+    """As ``fit``, and none where none is short enough."""
+    kept = [example for example in examples if len(example.ids) <= length]
     if len(kept) == len(examples):
         return kept, []
     left_out = len(examples) - len(kept)
-    text = (
-        f"{left_out} of {len(examples)} {what} examples are longer than {max_length} tokens and are left out."
-    )
+    text = f"{left_out} of {len(examples)} {what} examples are longer than {length} tokens and are left out."
     return kept, [Event.log(text, "warning")]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from architectures import model_of
 from tiny import context, language_model, logits, task
 from transformers import LlamaForCausalLM
 
@@ -265,3 +266,13 @@ def test_the_dev_loss_is_over_the_same_items_whatever_the_maximum_length(tmp_pat
     (few, dev), (all_of_them, same) = seen
     assert len(few) == 1 and len(all_of_them) == 2
     assert [example.ids for example in dev] == [example.ids for example in same] and len(dev) == 2
+
+
+def test_dev_items_that_the_model_cannot_read_are_left_out_and_named(tmp_path):
+    model = model_of("gpt2")  # its positions are learned: there is none beyond its context
+    room = model.context_length
+    long = Item("long", " ".join([task().dev[0].input] * room), task().dev[0].target)
+    data = replace(task(), dev=(*task().dev, long))
+    ran = adapt(tmp_path, PARAMS.model_copy(update={"epochs": 1}), model=model, task=data)
+    warnings = [e.data["text"] for e in ran.events if e.kind == "log" and e.data["level"] == "warning"]
+    assert f"1 of 8 dev examples are longer than {room} tokens and are left out." in warnings
