@@ -148,7 +148,7 @@ class Queue:
         given = dict(params_by_method or {})
         parameters = catalogue.model(model_id, self.settings).parameters
         for id in method_ids:
-            preset = presets.fitting(id, parameters, self.settings.device)
+            preset = presets.fitting(id, parameters, self.settings.device_kind)
             if id not in given and preset and preset.tried:
                 given[id] = preset.values
         group = uuid.uuid4().hex[:8]
