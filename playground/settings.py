@@ -1,13 +1,22 @@
 """One frozen Settings object, read from the environment once."""
 
+import importlib.util
 import os
+import platform
+import runpy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from glob import glob
 from pathlib import Path
 
 from playground.errors import InvalidInput
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+# What an NVIDIA driver leaves on Linux for each GPU that the process may use, on WSL, on Windows.
+DRIVERS = ("/dev/nvidia[0-9]*", "/usr/lib/wsl/lib/libcuda.so.1", "C:/Windows/System32/nvcuda.dll")
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ class Settings:
         return cls(**values)
 
     @property
+    def device_kind(self) -> str:
+        """Where runs compute: "cpu", "cuda" or "mps". What "auto" means here is told without loading PyTorch."""
+        return _kind_here() if self.device == "auto" else self.device.partition(":")[0]
+
+    @property
     def database(self) -> Path:
         """The SQLite file with all runs and their events."""
         return self.home / "playground.sqlite3"
@@ -69,9 +83,32 @@ class Settings:
         return self.home / "indexes"
 
     @property
+    def uploads(self) -> Path:
+        """Files that browsers sent or fetch; none stays for long."""
+        return self.home / "uploads"
+
+    @property
     def tasks(self) -> Path:
         """Tasks that visitors brought."""
         return self.home / "tasks"
+
+
+def _kind_here() -> str:
+    """As ``models.device`` chooses, which asks PyTorch."""
+    if (sys.platform, platform.machine()) == ("darwin", "arm64"):
+        return "mps"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}
+    there = not hidden and any(glob(driver) for driver in DRIVERS)
+    return "cuda" if there and _built_for_cuda() else "cpu"
+
+
+@cache
+def _built_for_cuda() -> bool:
+    """Whether the installed PyTorch was built for NVIDIA's GPUs; its version file says so without the rest of it."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    return runpy.run_path(str(Path(found.origin).with_name("version.py")))["cuda"] is not None
 
 
 def _convert(name: str, text: str, kind: type):

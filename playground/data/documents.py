@@ -116,7 +116,7 @@ def _bytes(path: Path, name: str, limit_mb: int) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        raise DocumentError(f"“{name}” cannot be opened: {error.strerror}.") from None
+        raise DocumentError(f"“{name}” cannot be opened: {error.strerror}. Choose it again.") from None
 
 
 def _decode(data: bytes, encoding: str, name: str) -> str:

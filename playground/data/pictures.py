@@ -217,7 +217,9 @@ def _bytes(source: Path | str | bytes, name: str, settings: Settings | None) -> 
             )
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise InvalidInput(f"“{name}” cannot be opened: {error.strerror}.", field="pictures") from None
+        raise InvalidInput(
+            f"“{name}” cannot be opened: {error.strerror}. Choose it again.", field="pictures"
+        ) from None
     if not data:
         raise InvalidInput(f"“{name}” is empty: the file has no bytes. Upload it again.", field="pictures")
     return data

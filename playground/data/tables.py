@@ -95,7 +95,7 @@ def _decode(path: Path, settings: Settings) -> str:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise TaskError(f"{path.name} cannot be read: {error.strerror}.") from None
+        raise TaskError(f"{path.name} cannot be read: {error.strerror}. Choose it again.") from None
     for magic, kind in _BINARY.items():
         if data.startswith(magic):
             raise TaskError(f"{path.name} is {kind} file, not text. Save it as CSV in UTF-8.")

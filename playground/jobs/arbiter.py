@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from playground.data import tasks
 from playground.errors import AdapterError, QueueError
 from playground.jobs.local import run_folder
-from playground.jobs.material import material
 from playground.methods import registry
 from playground.methods.base import Adapted, Context, Method
 from playground.methods.diffusion import AdaptedImage, ImageContext
@@ -246,10 +246,11 @@ class Arbiter:
         return technique.restore(params, self._context(technique, run, model))
 
     def _context(self, technique: Method, run: Run, model: Any) -> Context | ImageContext:
-        chosen, folder = material(technique, run.task, self.settings), run_folder(self.settings, run.id)
+        folder = run_folder(self.settings, run.id)
         if technique.modality == "image":
-            return ImageContext(chosen, model, folder, run.seed)
-        return Context(task=chosen, model=model, folder=folder, seed=run.seed, embedder=self._embedding)
+            return ImageContext(None, model, folder, run.seed)
+        task = tasks.task(run.task, self.settings)
+        return Context(task=task, model=model, folder=folder, seed=run.seed, embedder=self._embedding)
 
     def _embedding(self) -> "Embedder":
         from playground.models.embedding import load_embedder

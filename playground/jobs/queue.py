@@ -148,8 +148,8 @@ class Queue:
         given = dict(params_by_method or {})
         parameters = catalogue.model(model_id, self.settings).parameters
         for id in method_ids:
-            preset = presets.fitting(id, parameters, self.settings.device)
-            if id not in given and preset and preset.tried:
+            preset = presets.fitting(id, parameters, self.settings.device_kind, only_tried=True)
+            if id not in given and preset:
                 given[id] = preset.values
         group = uuid.uuid4().hex[:8]
         return [

@@ -40,7 +40,7 @@ def racers(kind: str) -> list[Racer]:
 
 def params_of(racer: Racer, model: catalogue.Model, settings: Settings) -> dict[str, Any]:
     """A racer's parameters: those of the preset for this size of model, and what makes it this row."""
-    fitting = presets.fitting(racer.method, model.parameters, settings.device)
+    fitting = presets.fitting(racer.method, model.parameters, settings.device_kind)
     return {**(fitting.values if fitting else {}), **racer.params}
 
 

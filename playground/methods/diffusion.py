@@ -31,12 +31,13 @@ Look = Callable[[int], Iterable[Event]]
 class ImageContext:
     """What a run hands to an image method; the image side's ``Context``.
 
+    ``subject`` is None where a finished run is restored: its visitor may have deleted the pictures meanwhile.
     ``look`` draws and measures samples after a step and tells them as events; ``choose`` says which of the
     given steps is the one to keep, None = it saw none of them. ``requests`` gives what was asked for since it was
     called last: "sample", "save".
     """
 
-    subject: Subject
+    subject: Subject | None
     model: "ImageModel"
     folder: Path
     seed: int
@@ -76,7 +77,7 @@ class ImageMethod(Method):
 
     @abstractmethod
     def restore(self, params: Params, context: ImageContext) -> AdaptedImage:
-        """See ``Method.restore``."""
+        """See ``Method.restore``; ``context`` has no subject."""
 
     def switch(self, model: "ImageModel", on: bool) -> None:
         """Let a restored model draw with what was learnt, or as the base model; nothing to switch by default."""

@@ -69,15 +69,18 @@ def size_of(parameters: int | None) -> str | None:
     return next((size for size, most in SIZES.items() if parameters <= most), None)
 
 
-def fitting(method_id: str, parameters: int | None, device: str = "auto") -> Preset | None:
+def fitting(method_id: str, parameters: int | None, device: str, only_tried: bool = False) -> Preset | None:
     """The preset of a method for a model with so many parameters; None where there is none of that size.
 
     Args:
-        device: "cpu", "cuda:0", "auto" …: of several presets the one for it goes first, then one that was tried.
+        device: ``Settings.device_kind``: of several presets the one for it goes first, then one that was tried.
+        only_tried: better one that was tried on another device than one that nobody has tried.
     """
-    size, kind = size_of(parameters), device.partition(":")[0]
-    own = [preset for preset in presets(method_id) if preset.size == size]
-    return min(own, key=lambda preset: (preset.device != kind, not preset.tried), default=None)
+    size = size_of(parameters)
+    own = [
+        preset for preset in presets(method_id) if preset.size == size and (preset.tried or not only_tried)
+    ]
+    return min(own, key=lambda preset: (preset.device != device, not preset.tried), default=None)
 
 
 @cache

@@ -16,7 +16,7 @@ from playground.methods.registry import methods
 from playground.models import sources
 from playground.results.runs import ACTIVE, RunStore
 from playground.settings import Settings
-from playground.ui import api, theme
+from playground.ui import api, theme, uploads
 from playground.ui.components.markup import safe
 from playground.ui.session import IMAGE_TABS, OWN_TABS, Session
 from playground.ui.starter import Starter
@@ -47,7 +47,9 @@ def open_session(settings: Settings) -> Session:
 
 def page(session: Session) -> gr.Blocks:
     """Build the page. Everything that it shows is read from the store when a visitor comes."""
-    with gr.Blocks(title="Adaptation Playground", analytics_enabled=False) as blocks:
+    with gr.Blocks(
+        title="Adaptation Playground", analytics_enabled=False, delete_cache=uploads.SWEEP
+    ) as blocks:
         pulse = gr.Textbox("", visible="hidden")  # when these change in the browser, views follow
         group = gr.Textbox("", visible="hidden", elem_id="group")
         opened = gr.Number(None, visible="hidden")
@@ -134,6 +136,7 @@ def _trains_text(technique: Method) -> bool:
 
 def serve(settings: Settings) -> None:
     """Start the queue, fetch the starter model in the background, and serve the page until stopped."""
+    uploads.settle(settings)
     session = open_session(settings)
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
@@ -141,6 +144,7 @@ def serve(settings: Settings) -> None:
     session.queue.start()
     session.starter.start()
     blocks = page(session)
+    uploads.adopt(blocks, settings)
     attend(blocks)
     log.info("The page is at http://%s:%d (stop it with Ctrl+C)", settings.host, settings.port)
     try:

@@ -9,11 +9,13 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playground.errors import InvalidInput, QueueError, StoreError
 from playground.settings import Settings
+from playground.ui import uploads
 
 if TYPE_CHECKING:
     from playground.models.embedding import Embedder
@@ -32,6 +34,7 @@ class Indexes:
     def __init__(self, settings: Settings):
         self.settings = settings
         self._open: OrderedDict[str, Index] = OrderedDict()
+        self._uploads: dict[str, set[str]] = {}  # what each was built from: it goes when the index does
         self._lock = threading.RLock()
 
     def folder(self, visitor: str) -> Path:
@@ -82,6 +85,13 @@ class Indexes:
         for old in unused:
             old.close()
 
+    def built_from(self, visitor: str, files: Iterable[str]) -> None:
+        """Note which uploads the visitor's index now holds; those that it held before and lost are removed."""
+        before, now = self._uploads.pop(visitor, set()), set(files)
+        uploads.forget(before - now)
+        if now:
+            self._uploads[visitor] = now
+
     def close(self, visitor: str) -> None:
         """Let go of a visitor's index; its files stay."""
         with self._lock:
@@ -90,7 +100,7 @@ class Indexes:
             index.close()
 
     def delete(self, visitor: str) -> bool:
-        """Remove a visitor's index and its files; False where there is none.
+        """Remove a visitor's index, its files and the uploads that it was built from; False where there is none.
 
         Raises:
             QueueError: another process uses it, or it is being updated.
@@ -104,6 +114,7 @@ class Indexes:
 
         if not remove(folder):
             raise QueueError("The index is in use just now. Try again when that is done.")
+        self.built_from(visitor, ())
         return True
 
     def sweep(self) -> list[Path]:

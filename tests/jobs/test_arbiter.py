@@ -4,14 +4,18 @@ import time
 import types
 from types import SimpleNamespace
 
+import image_world
 import pytest
 
+from playground.data import subjects
 from playground.errors import AdapterError, QueueError, RunNotFound
 from playground.jobs import arbiter as arbiter_module
 from playground.jobs.arbiter import Arbiter, Turnstile
 from playground.jobs.local import run_folder
+from playground.jobs.queue import Queue
 from playground.methods import registry
 from playground.methods.base import Adapted
+from playground.methods.diffusion import ImageContext
 from playground.models import catalogue
 from playground.models.catalogue import Model
 from playground.results.runs import Filing
@@ -149,6 +153,29 @@ def test_only_finished_runs_with_a_folder_can_be_tried(arbiter, loads, restored,
         pass
     with arbiter.model("first"):  # none of these left the line blocked
         pass
+
+
+@pytest.mark.parametrize(
+    ("method", "values"), [("dreambooth_lora", {"steps": 1, "rank": 2, "batch_size": 1}), ("image_base", {})]
+)
+def test_a_finished_image_run_draws_after_its_subject_was_deleted(
+    arbiter, store, settings, tmp_path, method, values
+):
+    from playground.models import image
+
+    model, learnt = image_world.model_folder(tmp_path / "model"), image_world.subject(settings)
+    run = Queue(settings, store).submit(method, values, learnt.id, str(model))
+    technique, folder = registry.method(method), run_folder(settings, run.id)
+    folder.mkdir(parents=True)
+    loaded = image.load(catalogue.model(run.model, settings), settings, folder=model)
+    context = ImageContext(learnt, loaded, folder, run.seed)
+    for _ in technique.adapt(technique.Params.parse(values), context):
+        pass
+    store.transition(run.id, "running", expect={"queued"})
+    store.finish(run.id, "done")
+    subjects.delete_subject(learnt.id, settings)
+    drawn = [arbiter.pictures(run.id, ["a zwx mug"], [1], steps=2, adapted=now) for now in (True, False)]
+    assert [one.shape for one in drawn] == [(1, 3, 32, 32)] * 2
 
 
 def test_models_go_before_a_job_only_when_memory_is_short(arbiter, loads, monkeypatch):

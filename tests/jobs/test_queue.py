@@ -4,10 +4,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from playground import settings as settings_module
 from playground.errors import InvalidInput, InvalidParams, ModelUnavailable, QueueError, RunNotFound
 from playground.jobs import local, processes
 from playground.jobs import queue as queue_module
@@ -100,7 +102,8 @@ def test_the_queue_has_an_end(settings, store, world):
 def test_a_race_takes_presets_that_were_tried(queue, monkeypatch):
     def steps(tried, given=None):
         entry = Preset("patient", "135m", "cpu", tried, "by hand", {"steps": 7})
-        monkeypatch.setattr(presets, "fitting", lambda id, *_: entry if id == "patient" else None)
+        monkeypatch.setattr(presets, "presets", lambda id: (entry,) if id == "patient" else ())
+        monkeypatch.setattr(presets, "size_of", lambda parameters: "135m")
         filings = queue.prepare_race("tiny", "fake", ["zero_shot", "patient"], given)
         return filings[1].params["steps"]
 
@@ -108,6 +111,15 @@ def test_a_race_takes_presets_that_were_tried(queue, monkeypatch):
     assert (steps(True), steps(False)) == (7, default)
     assert steps(True, {"patient": {"steps": 9}}) == 9
     assert steps(True, {"patient": {}}) == default
+
+
+def test_a_race_takes_presets_for_the_device_that_is_here(settings, store, world, monkeypatch):
+    asked = []
+    monkeypatch.setattr(presets, "fitting", lambda id, parameters, device, **_: asked.append(device))
+    monkeypatch.setattr(settings_module, "_kind_here", lambda: "cuda")
+    for device in ("auto", "cpu"):
+        Queue(replace(settings, device=device), store).prepare_race("tiny", "fake", ["zero_shot"])
+    assert asked == ["cuda", "cpu"]
 
 
 def test_a_race_is_filed_whole_or_not_at_all(queue, store):

@@ -71,7 +71,7 @@ def test_what_was_learnt_comes_back_and_can_be_switched_off(technique, values, c
         file.stat().st_size for file in (here.folder / ADAPTER).rglob("*") if file.is_file()
     )
 
-    again = ImageContext(here.subject, fresh(), here.folder, seed=0)
+    again = ImageContext(None, fresh(), here.folder, seed=0)
     restored = technique.restore(params, again)
     torch.testing.assert_close(drawn(restored.model), learnt, atol=2e-3, rtol=0)
     technique.switch(restored.model, False)

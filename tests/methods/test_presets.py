@@ -75,15 +75,24 @@ def test_a_model_has_a_size_class(parameters, size):
 @pytest.mark.parametrize(
     ("parameters", "device", "name"),
     [
-        (134_515_008, "auto", "135m-cpu"),
-        (134_515_008, "cuda:0", "135m-cuda"),
+        (134_515_008, "cpu", "135m-cpu"),
+        (134_515_008, "cuda", "135m-cuda"),
+        (134_515_008, "mps", "135m-cpu"),  # none is for it: one that was tried
         (1_200_000_000, "cpu", "1b-cuda"),
-        (15_023_787, "auto", None),
-        (None, "auto", None),
+        (15_023_787, "cpu", None),
+        (None, "cpu", None),
     ],
 )
 def test_the_preset_that_fits_a_model(parameters, device, name):
     found = presets.fitting("lora", parameters, device)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"), [(134_515_008, "135m-cpu"), (1_200_000_000, None), (None, None)]
+)
+def test_of_tried_presets_alone_one_for_another_device_is_better_than_none(parameters, name):
+    found = presets.fitting("lora", parameters, "cuda", only_tried=True)
     assert (found.name if found else None) == name
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from playground import settings as settings_module
 from playground.errors import QueueError
 from playground.events import Event
 from playground.jobs import sweep
@@ -308,3 +309,10 @@ def test_after_a_chat_that_was_left_the_adapter_is_on_again(trained, monkeypatch
     layers = [layer for layer in adapted.model.model.modules() if isinstance(layer, BaseTunerLayer)]
     assert layers
     assert not any(layer.disable_adapters for layer in layers)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_form_begins_with_the_preset_for_the_device_that_is_here(session, monkeypatch, device):
+    monkeypatch.setattr(settings_module, "_kind_here", lambda: device)
+    assert session.settings.device == "auto"
+    assert finetune.fitting(session, "lora", "smollm2-135m") == f"135m-{device}"

@@ -8,11 +8,13 @@ import pytest
 from playground.errors import InvalidInput
 from playground.jobs.local import run_folder
 from playground.results.runs import Filing
+from playground.ui import uploads
 from playground.ui.tabs import runs
 
 
 @pytest.fixture
-def session(settings, store):
+def session(settings, store, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(settings.uploads))
     return SimpleNamespace(settings=settings, store=store)
 
 
@@ -41,6 +43,12 @@ def test_exports_and_checkpoints_stay_out_of_the_downloaded_folder(session):
     file = runs.archive(session, run(session))
     with zipfile.ZipFile(file) as packed:
         assert packed.namelist() == ["adapter/adapter_model.safetensors", "log.txt"]
+
+
+def test_a_run_has_one_archive_and_it_lies_where_it_is_swept(session):
+    id = run(session)
+    files = {runs.archive(session, id) for _ in range(2)}
+    assert [path for path in uploads.folder().rglob("*") if path.is_file()] == list(files)
 
 
 def test_what_a_link_points_to_is_not_downloaded(session, tmp_path):

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from playground.data import subjects
-from playground.errors import InvalidInput, PlaygroundError
+from playground.errors import InvalidInput
 from playground.ui.answers import checked
 from playground.ui.components import pictures
 from playground.ui.components.markup import heading, notice, safe
@@ -68,13 +67,9 @@ def build(session: Session, run: gr.Number, name: str) -> None:
 
 
 def suggestion(session: Session, run_id: int) -> str:
-    """A prompt with the run's subject in it; empty where the subject was deleted."""
-    run = session.store.get(run_id)
-    try:
-        known = subjects.subject(run.task, session.settings)
-    except PlaygroundError:
-        return ""
-    return known.context(known.prompts[0])
+    """The first prompt that the run drew its subject with; empty where it drew none."""
+    events = session.store.events(run_id, kinds={"sample"})
+    return next((event.data["input"] for event in events if event.data.get("kind") == "context"), "")
 
 
 def draw(

@@ -15,6 +15,7 @@ from playground.data.subjects import Photo
 from playground.errors import InvalidInput, ModelUnavailable, PlaygroundError
 from playground.models import catalogue
 from playground.settings import Settings
+from playground.ui import uploads
 from playground.ui.components import pictures
 from playground.ui.components.markup import notice, safe
 from playground.ui.messages import placed, sentence
@@ -155,6 +156,7 @@ def build(session: Session, kind: str, name: str, model: gr.Textbox, chosen: gr.
                 session.settings, title=name_given or "", kind=kind, token=word or "", class_word=class_given or "",
                 train=train, held_out=held, prompts=(lines or "").splitlines(),
             )  # fmt: skip
+            uploads.forget(paths)  # they say more than is kept: where and when a photo was taken
         except Exception as error:
             return notice(sentence(error), "bad"), *[gr.skip()] * 5
         known = [(one.title, id) for id, one in session.subjects(kind).items()]

@@ -1,15 +1,13 @@
 """Compare: one table of all measured runs, live."""
 
-import tempfile
-from pathlib import Path
-
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 
 from playground.jobs import verdicts
 from playground.results import comparison, items, report
 from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
-from playground.ui import looks
+from playground.ui import looks, uploads
 from playground.ui.components import charts, run_card, table
 from playground.ui.components.markup import empty, heading, notice, safe
 from playground.ui.messages import shown
@@ -159,9 +157,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
             modality = MODALITIES[kind_label] if len(kinds) > 1 else kinds[0]
             runs = select(session, task_id, model_id, runs_kind, shown_group, modality)
             file = "report.md" if kind == "report" else f"comparison.{kind}"
-            path = Path(tempfile.mkdtemp(prefix="playground-")) / file
-            path.write_text(written(session, runs, kind), encoding="utf-8")
-            return str(path)
+            return save_bytes_to_cache(written(session, runs, kind).encode(), file, str(uploads.folder()))
 
         return write
 

@@ -222,7 +222,7 @@ def fitting(session: Session, method_id: str, model_id: str | None, modality: st
         entry = catalogue.model(model_id or "", session.settings, modality)
     except ModelUnavailable:
         return NONE
-    found = presets.fitting(method_id, entry.parameters, session.settings.device)
+    found = presets.fitting(method_id, entry.parameters, session.settings.device_kind)
     return found.name if found else NONE
 
 

@@ -4,6 +4,7 @@ import gradio as gr
 
 from playground.data import tasks
 from playground.errors import InvalidInput
+from playground.ui import uploads
 from playground.ui.components.markup import heading, notice, safe
 from playground.ui.messages import sentence
 from playground.ui.session import Session
@@ -62,11 +63,11 @@ def build(session: Session, known: gr.Textbox) -> None:
         from playground.data import upload
 
         if not path:
-            return "", NO_FILE, *[gr.update(choices=[], value=None)] * 4
+            return gr.skip(), NO_FILE, *[gr.skip()] * 4
         try:
             seen = upload.preview(path, session.settings, sample=drawn)
         except Exception as error:
-            return notice(sentence(error), "bad"), NO_FILE, *[gr.update(choices=[], value=None)] * 4
+            return notice(sentence(error), "bad"), NO_FILE, *[gr.skip()] * 4
         every, optional = list(seen.columns), [("None", NONE), *((name, name) for name in seen.columns)]
         return (
             "",
@@ -95,12 +96,13 @@ def build(session: Session, known: gr.Textbox) -> None:
             )
             odd = upload.warnings(made)
             upload.save(made, session.settings)
+            uploads.forget([path])
         except Exception as error:
-            return notice(sentence(error), "bad"), gr.skip()
+            return notice(sentence(error), "bad"), gr.skip(), gr.skip()
         counts = f"{len(made.train)} train, {len(made.dev)} dev and {len(made.test)} test items"
         told = notice(f"“{made.title}” is saved with {counts}. It can be chosen on every tab now.", "good")
         told += "".join(notice(words, "warn") for words in odd)
-        return told, ",".join(tasks.tasks(session.settings))
+        return told, ",".join(tasks.tasks(session.settings)), None
 
     private = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
     gr.on(
@@ -110,10 +112,11 @@ def build(session: Session, known: gr.Textbox) -> None:
         [problem, table, source, target, split, group],
         **private,
     )
+    file.clear(lambda: "", None, problem, queue=False, **private)
     save.click(
         keep,
         [file, source, target, split, group, sample, title, instruction, kind],
-        [problem, known],
+        [problem, known, file],
         **private,
     )
 

@@ -11,7 +11,7 @@ from playground.data.tasks import Document
 from playground.errors import InvalidInput, PlaygroundError, StoreError
 from playground.methods.registry import method
 from playground.results.comparison import text as shown_value
-from playground.ui import form
+from playground.ui import form, uploads
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components import passages as shown_passages
 from playground.ui.components.markup import bar, empty, facts, heading, notice, safe
@@ -115,10 +115,11 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
         there = indexes.contents(visitor_id) is not None
         return gr.update(visible=there), gr.skip() if there else NO_INDEX
 
-    def remove(visitor_id):
+    def remove(visitor_id, paths):
         gone = indexes.delete(visitor_id)
+        uploads.forget(paths or [])
         words = notice("Your index is deleted.", "good") if gone else ""
-        return gr.update(visible=False), words + NO_INDEX
+        return gr.update(visible=False), words + NO_INDEX, None
 
     def draw(task_id):
         if not task_id:
@@ -151,7 +152,7 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
     )  # fmt: skip
     drop.click(placed(doubt, 2, at=1), visitor, [confirm, index_status], concurrency_limit=None, **quick)
     sure.click(
-        placed(remove, 2, at=1), visitor, [confirm, index_status],
+        placed(remove, 3, at=1), [visitor, files], [confirm, index_status, files],
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     keep.click(lambda: gr.update(visible=False), None, confirm, queue=False, **quick)
@@ -228,6 +229,7 @@ def build_index(session: Session, indexes: Indexes, fields: form.Form, values: d
             changes = ", ".join(
                 f"{len(counts[name])} {name}" for name in ("added", "changed", "removed", "unchanged")
             )
+    indexes.built_from(visitor, values["files"] or [])
     indexes.sweep()
     yield notice(f"The index is ready. {changes}".strip(), "good") + described(indexes.contents(visitor))
 

@@ -1,5 +1,6 @@
 """Runs: the queue and the history, with logs, stop, resume, delete and download."""
 
+import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from playground.results.comparison import text
 from playground.results.metrics import BY_NAME
 from playground.results.runs import ACTIVE
 from playground.results.speed import PAIRS
+from playground.ui import uploads
 from playground.ui.components import estimate, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
@@ -132,7 +134,7 @@ def _plain(value) -> str:
 
 
 def archive(session: Session, run_id: int) -> Path:
-    """The run's folder as a zip file, without ``LEFT_OUT``.
+    """The run's folder as a zip file, without ``LEFT_OUT``; one a run, where it is swept.
 
     Raises:
         RunNotFound: there is no such run.
@@ -144,10 +146,17 @@ def archive(session: Session, run_id: int) -> Path:
         raise InvalidInput(f"Run {run_id} kept no files.")
     if run.status in ACTIVE:
         raise InvalidInput(f"Run {run_id} is {run.status}; its folder can be downloaded when it has ended.")
-    target = Path(tempfile.mkdtemp(prefix="playground-")) / f"run-{run_id}-{run.method}.zip"
+    target = uploads.folder() / f"run-{run_id}" / f"run-{run_id}-{run.method}.zip"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as beside:
+        _pack(folder, whole := Path(beside) / target.name)
+        os.replace(whole, target)
+    return target
+
+
+def _pack(folder: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
             if path.is_file() and not path.is_symlink() and name.parts[0] not in LEFT_OUT:
                 packed.write(path, name)
-    return target

@@ -1,0 +1,77 @@
+"""The settings: what "auto" means as a device, told without PyTorch."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from playground import settings as module
+from playground.settings import Settings
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Make this machine look like another: does it have an NVIDIA driver, and what PyTorch's version file says."""
+
+    def make(driver, cuda):
+        (tmp_path / "version.py").write_text(f"from typing import Optional\ncuda: Optional[str] = {cuda!r}\n")
+        (tmp_path / "nvidia0").unlink(missing_ok=True)
+        if driver:
+            (tmp_path / "nvidia0").touch()
+        found = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: found)
+        monkeypatch.setattr(module, "DRIVERS", (str(tmp_path / "nvidia[0-9]*"),))
+        monkeypatch.setattr(module.sys, "platform", "linux")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        module._built_for_cuda.cache_clear()
+
+    yield make
+    module._built_for_cuda.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "kind"),
+    [(True, "12.8", "cuda"), (True, None, "cpu"), (False, "12.8", "cpu"), (False, None, "cpu")],
+)
+def test_a_gpu_needs_a_driver_and_a_torch_that_was_built_for_it(machine, driver, cuda, kind):
+    machine(driver, cuda)
+    assert Settings().device_kind == kind
+
+
+@pytest.mark.parametrize(("visible", "kind"), [("", "cpu"), ("-1", "cpu"), ("0", "cuda"), ("1,0", "cuda")])
+def test_a_hidden_gpu_is_none(machine, monkeypatch, visible, kind):
+    machine(True, "12.8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert Settings().device_kind == kind
+
+
+@pytest.mark.parametrize(("processor", "kind"), [("arm64", "mps"), ("x86_64", "cpu")])
+def test_a_mac_has_one_of_its_own(machine, monkeypatch, processor, kind):
+    machine(False, None)
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    monkeypatch.setattr(module.platform, "machine", lambda: processor)
+    assert Settings().device_kind == kind
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda"), ("mps", "mps")]
+)
+def test_a_device_that_is_named_is_that_one(machine, device, kind):
+    machine(False, None)
+    assert Settings(device=device).device_kind == kind
+
+
+def test_torch_is_not_loaded_for_it():
+    code = (
+        "import sys; from playground import settings; settings.DRIVERS = ('/', )\n"
+        "settings.Settings().device_kind; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_it_is_what_a_run_will_choose():
+    from playground.models import device
+
+    assert Settings().device_kind == device.choose(Settings()).name
