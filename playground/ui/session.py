@@ -13,6 +13,8 @@ from playground.settings import Settings
 from playground.ui.starter import Starter
 
 INFERENCE = "inference"  # the one concurrency id of everything that asks a model in this process
+# of all gr.render: two at once in one visitor's page change the dictionary that Gradio goes through
+RENDERING = {"concurrency_id": "render", "concurrency_limit": 1, "show_progress": "hidden"}
 MOST_RUNS = 500  # runs that the page looks at
 
 # Methods that train and have a tab of their own, in the order of the tabs; the others share one.

@@ -139,6 +139,12 @@ def test_what_is_drawn_late_listens_to_nothing_that_others_listen_to(page):
         taken |= own
 
 
+def test_parts_that_are_drawn_late_are_drawn_one_at_a_time(page):
+    late = [fn for fn in page.fns.values() if fn.renderable is not None]
+    assert len(late) > 5
+    assert {(fn.queue, fn.concurrency_id, fn.concurrency_limit) for fn in late} == {(True, "render", 1)}
+
+
 def test_a_sweep_is_not_shown_as_the_newest_race(session):
     file_run(session, group="g1")
     file_run(session, "lora", group="sweep-1")

@@ -20,7 +20,7 @@ from playground.ui.components import learning, pictures, run_card
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.panels import draw, photos, take
-from playground.ui.session import Session
+from playground.ui.session import RENDERING, Session
 from playground.ui.tabs.finetune import (
     NONE,
     QUICK,
@@ -101,10 +101,9 @@ def build(
         run = gr.Dropdown([], label="Run", elem_id=f"{name}-run", elem_classes="pg-of-a-run")
         panels_area = gr.Column(elem_classes="pg-of-a-run")
 
-    lazily = {"show_progress": "hidden", "queue": False}
     with own_area:
 
-        @gr.render(inputs=opened, triggers=[opened.change], **lazily)
+        @gr.render(inputs=opened, triggers=[opened.change], **RENDERING)
         def own(now):
             if now:
                 with gr.Column() as area:
@@ -113,7 +112,7 @@ def build(
 
     with form_area:
 
-        @gr.render(inputs=[drawn, model], triggers=[drawn.change], **lazily)
+        @gr.render(inputs=[drawn, model], triggers=[drawn.change], **RENDERING)
         def controls(method_id, model_id=model.value):
             if method_id:
                 first = fitting(session, method_id, model_id, "image")
@@ -126,7 +125,7 @@ def build(
 
     with panels_area:
 
-        @gr.render(inputs=opened, triggers=[opened.change], **lazily)
+        @gr.render(inputs=opened, triggers=[opened.change], **RENDERING)
         def panels(now):
             if now:
                 with gr.Column() as area:

@@ -23,7 +23,7 @@ from playground.ui.components import live as training
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.panels import before, chat, explainer, export, items
-from playground.ui.session import Session
+from playground.ui.session import RENDERING, Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
 
 LOW_RANK = ("lora", "qlora")  # methods whose result is a pair of matrices a layer
@@ -88,7 +88,7 @@ def _body(
         panels_area = gr.Column(elem_classes="pg-of-a-run")
     if name == "lora":
         explainer_area = gr.Column()
-    lazily = {"inputs": drawn, "triggers": [drawn.change], "show_progress": "hidden", "queue": False}
+    lazily = {"inputs": drawn, "triggers": [drawn.change], **RENDERING}
     with form_area:
 
         @gr.render(**lazily)
