@@ -10,6 +10,7 @@ from playground.jobs import requests
 from playground.jobs.image_pipeline import halves, image_pipeline
 from playground.jobs.local import run_folder
 from playground.jobs.queue import Queue
+from playground.jobs.stages import earlier_seconds
 from playground.results.runs import RunStore
 
 
@@ -98,6 +99,34 @@ def test_what_is_asked_while_it_runs_is_done(filed):
         events.append(event)
     _, curves = metrics(events)
     assert len(curves["subject_fidelity"]) == 3
+
+
+def test_stopped_in_the_test_and_resumed(filed):
+    run, settings, folder = filed("dreambooth_lora", steps=2, batch_size=1, sample_every=2, rank=2)
+    first = []
+    for event in image_pipeline(run, settings, folder):
+        first.append(event)
+        if event.kind == "metric" and event.data["name"] == "stored_bytes":  # then the test begins
+            break
+    before, _ = metrics(first)
+    assert before["trainable_parameters"] > 0
+    resumed = replace(run, resume=True, progress={"phase": "look"}, metrics=before)
+    after, _ = metrics(image_pipeline(resumed, settings, folder))
+    assert after["subject_fidelity"] is not None and after["stored_bytes"] == before["stored_bytes"]
+    kept = {"adapt_seconds", "adapt_peak_bytes", "trainable_parameters", "trainable_share"}
+    assert kept <= before.keys() and kept.isdisjoint(after)
+
+
+def test_stopped_while_the_model_loads_and_resumed(filed):
+    run, settings, folder = filed("dreambooth_lora", steps=2, batch_size=1, sample_every=2, rank=2)
+    run = replace(run, resume=True, progress={"phase": "adapt", "adapt_seconds": 5.0})
+    events = []
+    for event in image_pipeline(run, settings, folder):
+        events.append(event)
+        if event.kind == "progress":
+            break
+    assert event.data["phase"] != "adapt"
+    assert earlier_seconds(replace(run, progress=event.data, provenance=told_facts(events))) == 5.0
 
 
 def test_looks_and_test_see_different_halves(settings):

@@ -82,3 +82,16 @@ def test_stopped_in_the_test_and_resumed(method, settings, words, model, tmp_pat
         names += ("adapt_seconds", "adapt_peak_bytes")
         assert before["trainable_parameters"] > 0
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
+
+
+def test_stopped_while_the_model_loads_and_resumed(settings, words, model, tmp_path):
+    params, stopped = {"epochs": 1}, {"phase": "adapt", "adapt_seconds": 5.0}
+    run = replace(RUN, method="lora", model=model, task=words, params=params, resume=True, progress=stopped)
+    facts = {}
+    for event in pipeline(run, settings, tmp_path):
+        if event.kind == "progress":
+            break
+        if event.kind == "provenance":
+            facts |= event.data
+    assert event.data["phase"] != "adapt"
+    assert earlier_seconds(replace(run, progress=event.data, provenance=facts)) == 5.0
