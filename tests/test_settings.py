@@ -1,10 +1,9 @@
 """The settings: what "auto" means as a device, told without PyTorch."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
+from fresh import loaded
 
 from playground import settings as module
 from playground.settings import Settings
@@ -63,12 +62,8 @@ def test_a_device_that_is_named_is_that_one(machine, device, kind):
 
 
 def test_torch_is_not_loaded_for_it():
-    code = (
-        "import sys; from playground import settings; settings.DRIVERS = ('/', )\n"
-        "settings.Settings().device_kind; print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    code = "from playground import settings; settings.DRIVERS = ('/',); settings.Settings().device_kind"
+    assert loaded(code, ["torch"]) == []
 
 
 def test_it_is_what_a_run_will_choose():

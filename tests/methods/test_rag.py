@@ -1,12 +1,11 @@
 """RAG: what is put into the prompt, what is told, and what can be restored."""
 
 import hashlib
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fresh import loaded
 
 from playground.data.tasks import Document, Evidence, Item, Task
 from playground.errors import AdapterError, InvalidParams
@@ -257,8 +256,7 @@ def test_parameters_out_of_range(values):
 
 
 def test_importing_the_method_loads_nothing_heavy():
-    code = "import sys, playground.methods.rag; print([m for m in ('torch', 'chromadb', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert loaded("import playground.methods.rag", ("torch", "chromadb", "numpy")) == []
 
 
 @pytest.mark.starter

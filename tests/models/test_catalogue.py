@@ -1,10 +1,9 @@
 """The catalogue reads, is cheap, and says what there is."""
 
 import math
-import subprocess
-import sys
 
 import pytest
+from fresh import loaded
 from safetensors import safe_open
 
 from playground.errors import ModelUnavailable
@@ -61,12 +60,8 @@ def test_the_refusal_names_what_is_at_hand(tmp_path):
 
 
 def test_importing_it_loads_nothing_heavy():
-    code = (
-        "import sys; from playground.models import catalogue, sources; catalogue.models();"
-        "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'numpy') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    code = "from playground.models import catalogue, sources; catalogue.models()"
+    assert loaded(code, ("torch", "transformers", "huggingface_hub", "numpy")) == []
 
 
 @pytest.mark.starter
