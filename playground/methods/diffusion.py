@@ -77,7 +77,7 @@ class ImageMethod(Method):
 
     @abstractmethod
     def restore(self, params: Params, context: ImageContext) -> AdaptedImage:
-        """See ``Method.restore``; ``context`` has no subject."""
+        """See ``Method.restore``; ``context`` may have no subject."""
 
     def switch(self, model: "ImageModel", on: bool) -> None:
         """Let a restored model draw with what was learnt, or as the base model; nothing to switch by default."""

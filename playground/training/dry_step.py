@@ -31,7 +31,8 @@ from playground.training.text import row_loss
 class DryStep:
     """``peak_bytes`` live at the highest point beside what was there before: gradients and activations.
 
-    ``gradient_bytes`` are there in the end. ``forward_flops`` and ``flops`` (forward and backward) count a multiplication and an addition as two.
+    ``gradient_bytes`` are there in the end. ``forward_flops`` and ``flops`` (forward and backward) count a
+    multiplication and an addition as two.
     """
 
     peak_bytes: int

@@ -30,8 +30,8 @@ products reaches, as busy as the machine is now, × ``EFFICIENCY``.
 
 Estimated against measured peaks with SmolLM2-135M on a CPU (Linux, one thread): LoRA of all linear layers with
 batch 4 1.66 and 1.67 GB, with batch 8 1.99 and 1.97 GB, of attention alone 1.54 and 1.55 GB, all weights with
-bfloat16 products and batch 4 2.68 and 2.89 GB, LoRA with bfloat16 products 1.87 and 1.91 GB; on a CPU without
-such products, with what was freed before given back, LoRA with batch 2 (two steps) 1.45 and 1.53 GB.
+bfloat16 products, batch 4 and two threads 2.68 and 2.89 GB, LoRA with bfloat16 products 1.87 and 1.91 GB; on a
+CPU without such products, with what was freed before given back, LoRA with batch 2 (two steps) 1.45 and 1.53 GB.
 """
 
 from collections.abc import Callable, Sequence
@@ -269,7 +269,8 @@ class _Dry:
     """The dry step's findings: ``peak`` bytes, FLOPs per token, ``tokens`` of the largest row.
 
     ``kept`` are the bytes of hidden states from the blocks below the first trained one, ``below_flops`` what
-    computing them once takes. ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether products are in it.
+    computing them once takes. ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether
+    products are in it, ``gradients`` the bytes of all gradients of a step.
     """
 
     def __init__(self, wrapped, config, dtype, plan, kept, dev, half):

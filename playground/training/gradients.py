@@ -62,37 +62,40 @@ def step(
 ) -> None:
     """Scale all gradients so that their common 2-norm is at most ``clip_norm``, and let the optimiser step.
 
+    Clipping is that of Pascanu et al. 2013 (arXiv:1211.5063).
+
     The optimiser must treat parameters one by one and leave out those without a gradient, as AdamW does.
     Where there are lean gradients all are forgotten, else they stay.
     """
     lean = [parameter for parameter in parameters if getattr(parameter, LEAN, None) is not None]
-    scale = None if clip_norm is None else _scale(parameters, lean, clip_norm)
-    _multiply(parameters, scale)
-    optimizer.step()
+    norm = None if clip_norm is None else _norm(parameters, lean)
+    _step(optimizer, parameters, clip_norm, norm)
     if lean:
         clear({*parameters} - {*lean})
     for chunk in _chunks(lean):
         for parameter in chunk:
             parameter.grad = getattr(parameter, LEAN).to(parameter.dtype)
-        _multiply(chunk, scale)
-        optimizer.step()
+        _step(optimizer, chunk, clip_norm, norm)
         clear(chunk)
 
 
-def _multiply(parameters: Iterable[nn.Parameter], scale: torch.Tensor | None) -> None:
-    for parameter in parameters:
-        if scale is not None and parameter.grad is not None:
-            parameter.grad.mul_(scale)
+def _step(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    clip_norm: float | None,
+    norm: torch.Tensor | None,
+) -> None:
+    if norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    optimizer.step()
 
 
-def _scale(
-    parameters: Sequence[nn.Parameter], lean: Sequence[nn.Parameter], clip_norm: float
-) -> torch.Tensor:
-    """As torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013, arXiv:1211.5063) has it."""
+def _norm(parameters: Sequence[nn.Parameter], lean: Sequence[nn.Parameter]) -> torch.Tensor:
+    """The 2-norm of all gradients together; those in bfloat16 are summed up in float32."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = [nn.utils.get_total_norm(gradients)] if gradients else []
     norms += [torch.linalg.vector_norm(getattr(p, LEAN), dtype=torch.float32) for p in lean]
-    return (clip_norm / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _chunks(parameters: Sequence[nn.Parameter]) -> Iterable[list[nn.Parameter]]:

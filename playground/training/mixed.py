@@ -16,8 +16,8 @@ from torch import nn
 from playground.models.device import half_pays
 from playground.models.quantise import quantised
 from playground.training import gated_mlp, gradients
+from playground.training.gated_mlp import HALF
 
-HALF = torch.bfloat16
 THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
 
 

@@ -76,7 +76,8 @@ def drawn(
     rows: Sequence[Row], runs: Mapping[int, Run], places: Mapping[int, int | None], chosen: int | None = None
 ) -> str:
     """The rows of image methods on one subject, best fidelity first among those that are done."""
-    befores = baselines(runs.values(), runs.values())
+    own = [runs[row["run"]] for row in rows]
+    befores = baselines(own, own)
     measured = [row["subject_fidelity"] for row in rows if row["subject_fidelity"] is not None]
     best = max(measured) if len(measured) > 1 else None
     ordered = sorted(
