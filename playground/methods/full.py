@@ -23,6 +23,16 @@ class FullParams(TrainingParams):
         minimum=1e-7,
         maximum=1.0,
     )
+    layer_decay: float = parameter(
+        1.0,
+        "Layer-wise decay",
+        "Each block learns at the rate of the block above it times this, the embeddings slowest; 1 = all at one rate. "
+        "What the model knows sits low and stays, what it answers is decided high up.",
+        minimum=0.1,
+        maximum=1,
+        step=0.05,
+        advanced=True,
+    )
     epochs: int = parameter(5, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
     batch_size: int = parameter(4, "Batch size", "Examples computed at once.", minimum=1, maximum=256)
     embedding_noise: float = parameter(
@@ -70,7 +80,17 @@ class Full(Parametric):
         """See ``Parametric.wrap``."""
         from playground.training.whole import prepare
 
-        return prepare(network)
+        wrapped = prepare(network)
+        self.groups(params, wrapped)  # a network whose blocks are not found is refused before a start
+        return wrapped
+
+    def groups(
+        self, params: FullParams, network: "nn.Module"
+    ) -> "list[tuple[list[nn.Parameter], float]] | None":
+        """See ``training.whole.layer_rates``; all at one rate without a decay."""
+        from playground.training.whole import layer_rates
+
+        return None if params.layer_decay == 1 else layer_rates(network, params.layer_decay)
 
     def write(self, network: "nn.Module", folder: Path) -> None:
         """A plain transformers folder, with the tokenizer where the model was loaded from one that has it."""

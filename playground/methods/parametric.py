@@ -59,6 +59,16 @@ class TrainingParams(Params):
     weight_decay: float = parameter(
         0.0, "Weight decay", "Pulls the trained weights towards zero.", minimum=0, maximum=1, advanced=True
     )
+    prompt_loss_weight: float = parameter(
+        0.0,
+        "Prompt loss weight",
+        "What a token of the input counts in the loss beside one of the answer; 0 = answers alone. A little makes "
+        "the model read the inputs, not only tell the few apart; the instruction that all share is never learnt.",
+        minimum=0,
+        maximum=1,
+        step=0.01,
+        advanced=True,
+    )
     embedding_noise: float = parameter(
         0.0,
         "Embedding noise",
@@ -194,6 +204,7 @@ class Parametric(Method):
             schedule=params.schedule,
             warmup=params.warmup,
             weight_decay=params.weight_decay,
+            prompt_loss_weight=params.prompt_loss_weight,
             noise=params.embedding_noise,
             state_noise=params.state_noise if isinstance(params, BlockParams) else 0.0,
             max_length=params.max_length,

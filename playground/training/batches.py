@@ -35,13 +35,16 @@ class Row:
 
     ``inputs`` are the model's keyword arguments. ``labels`` has the shape of the logits without the
     vocabulary: (1, answers) packed, (batch, longest answer) padded, -100 where nothing is learnt.
-    ``tokens`` counts what goes through the model, padding left out.
+    ``tokens`` counts what goes through the model, padding left out. Where prompts are learnt, too, ``prompts`` says
+    which labels are theirs, shaped as ``labels``, and ``prompt_weight`` what each of those counts in the loss.
     """
 
     inputs: dict[str, Any]
     labels: torch.Tensor
     answers: int
     tokens: int
+    prompts: torch.Tensor | None = None
+    prompt_weight: float = 0.0
 
 
 def encode(model: "LanguageModel", task: Task, items: Iterable[Item]) -> list[Example]:
@@ -86,11 +89,14 @@ def pack(
     device: torch.device,
     dtype: torch.dtype,
     hidden: Mapping[Example, torch.Tensor] | None = None,
+    prompt_weight: float = 0.0,
 ) -> list[Row]:
     """Rows of at most ``limit`` tokens each (more where one example alone is longer), in order.
 
     Args:
         hidden: what goes in instead of token ids, (tokens - 1, width) for each example.
+        prompt_weight: what a prompt's token counts in the loss beside an answer's; those of the shared beginning
+            (``prefix`` and one more) count nothing.
     """
     groups: list[list[Example]] = []
     used = 0
@@ -101,7 +107,7 @@ def pack(
             used = prefix
         groups[-1].append(example)
         used += length
-    return [_packed(group, prefix, device, dtype, hidden) for group in groups]
+    return [_packed(group, prefix, device, dtype, hidden, prompt_weight) for group in groups]
 
 
 def _packed(
@@ -110,18 +116,22 @@ def _packed(
     device: torch.device,
     dtype: torch.dtype,
     hidden: Mapping[Example, torch.Tensor] | None = None,
+    prompt_weight: float = 0.0,
 ) -> Row:
     ids = list(examples[0].ids[:prefix])
     positions, segments = list(range(prefix)), [0] * prefix
     keep: list[int] = []
     labels: list[int] = []
+    prompts: list[bool] = []
     for number, example in enumerate(examples, 1):
+        learnt = _learnt(example, prefix, prompt_weight)
         rest = example.ids[prefix:-1]  # nothing follows the last token: it is a label only
         ids += rest
         positions += range(prefix, prefix + len(rest))
         segments += [number] * len(rest)
-        keep += range(len(ids) - example.answer, len(ids))
-        labels += example.ids[-example.answer :]
+        keep += range(len(ids) - learnt, len(ids))
+        labels += example.ids[-learnt:]
+        prompts += [True] * (learnt - example.answer) + [False] * example.answer
     if hidden is None:
         inputs = {"input_ids": torch.tensor([ids], device=device)}
     else:
@@ -132,7 +142,20 @@ def _packed(
         "attention_mask": _mask(torch.tensor(segments, device=device), dtype),
         "logits_to_keep": torch.tensor(keep, device=device),
     }
-    return Row(inputs, torch.tensor([labels], device=device), len(labels), len(ids))
+    answers = sum(example.answer for example in examples)
+    return Row(
+        inputs,
+        torch.tensor([labels], device=device),
+        answers,
+        len(ids),
+        torch.tensor([prompts], device=device) if prompt_weight else None,
+        prompt_weight,
+    )
+
+
+def _learnt(example: Example, prefix: int, prompt_weight: float) -> int:
+    """How many of its last tokens are labels."""
+    return len(example.ids) - 1 - prefix if prompt_weight else example.answer
 
 
 def _mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -143,28 +166,41 @@ def _mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
 
 
-def pad(examples: Sequence[Example], device: torch.device, filler: int = 0) -> Row:
-    """One line an example, padded on the left: for models that cannot be packed."""
+def pad(
+    examples: Sequence[Example],
+    device: torch.device,
+    filler: int = 0,
+    *,
+    prefix: int = 0,
+    prompt_weight: float = 0.0,
+) -> Row:
+    """One line an example, padded on the left: for models that cannot be packed. See ``pack``."""
     longest = max(len(example.ids) for example in examples) - 1
-    answers = max(example.answer for example in examples)
+    learnt = [_learnt(example, prefix, prompt_weight) for example in examples]
+    kept = max(learnt)
     ids = torch.full((len(examples), longest), filler, device=device)
     mask = torch.zeros_like(ids)
-    labels = torch.full((len(examples), answers), IGNORED, device=device)
-    for line, example in enumerate(examples):
+    labels = torch.full((len(examples), kept), IGNORED, device=device)
+    prompts = torch.ones_like(labels, dtype=torch.bool)
+    for line, (example, count) in enumerate(zip(examples, learnt, strict=True)):
         length = len(example.ids) - 1
         ids[line, longest - length :] = torch.tensor(example.ids[:-1], device=device)
         mask[line, longest - length :] = 1
-        labels[line, answers - example.answer :] = torch.tensor(
-            example.ids[len(example.ids) - example.answer :], device=device
-        )
+        labels[line, kept - count :] = torch.tensor(example.ids[len(example.ids) - count :], device=device)
+        prompts[line, kept - example.answer :] = False
     inputs = {
         "input_ids": ids,
         "attention_mask": mask,
         "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-        "logits_to_keep": answers,
+        "logits_to_keep": kept,
     }
     return Row(
-        inputs, labels, sum(example.answer for example in examples), sum(len(e.ids) - 1 for e in examples)
+        inputs,
+        labels,
+        sum(example.answer for example in examples),
+        sum(len(e.ids) - 1 for e in examples),
+        prompts if prompt_weight else None,
+        prompt_weight,
     )
 
 

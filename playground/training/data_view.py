@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from playground.data.overlap import MOST_TEXTS, Overlap, Pair, overlap
 from playground.data.tasks import Item, Task
-from playground.training.batches import Example, encode
+from playground.training.batches import Example, encode, shared_prefix
 from playground.training.estimate import part
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ PART = "…"  # a token that is only a part of a character
 LONGEST_CHARACTER = 4  # bytes, so tokens at most
 MANY = 0.05  # share of train items from which a finding is a warning, not a remark
 
-Role = Literal["context", "learnt"]
+ALIKE = 32  # examples whose shared beginning is taken for that of all
+
+Role = Literal["context", "weighted", "learnt"]
 Tone = Literal["info", "warn", "bad"]
 
 
@@ -37,11 +39,13 @@ class Token:
 
 @dataclass(frozen=True)
 class Shown:
-    """One training example: the loss is taken on the ``learnt`` tokens alone. Left out where too long."""
+    """One training example: the loss is taken on the ``learnt`` tokens, and on the ``weighted`` ones with
+    ``prompt_weight``. Left out where too long."""
 
     item: str
     tokens: tuple[Token, ...]
     left_out: bool
+    prompt_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,22 +123,30 @@ def data_view(model: "LanguageModel", task: Task, max_length: int) -> DataView:
     )
 
 
-def show(model: "LanguageModel", task: Task, item: Item, max_length: int) -> Shown:
-    """One item as the training sees it."""
+def show(
+    model: "LanguageModel", task: Task, item: Item, max_length: int, prompt_weight: float = 0.0
+) -> Shown:
+    """One item as the training sees it, with the weight of a prompt's token beside an answer's."""
     (example,) = encode(model, task, [item])
+    shared = shared_prefix([example, *encode(model, task, task.train[:ALIKE])]) if prompt_weight else 0
     special, unknown = set(model.tokenizer.all_special_ids), model.tokenizer.unk_token_id
     first_learnt = len(example.ids) - example.answer
+    first_weighted = shared + 1 if prompt_weight else first_learnt
+
+    def role(at: int) -> Role:
+        return "learnt" if at >= first_learnt else "weighted" if at >= first_weighted else "context"
+
     tokens = tuple(
         Token(
             id=id,
             text=text,
-            role="context" if at < first_learnt else "learnt",
+            role=role(at),
             special=id in special and id != unknown,
             unknown=id == unknown,
         )
         for at, (id, text) in enumerate(zip(example.ids, _texts(model.tokenizer, example.ids), strict=True))
     )
-    return Shown(item.id, tokens, len(example.ids) > max_length)
+    return Shown(item.id, tokens, len(example.ids) > max_length, prompt_weight)
 
 
 def _texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:

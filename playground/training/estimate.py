@@ -36,7 +36,7 @@ CPU without such products, with what was freed before given back, LoRA with batc
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -281,7 +281,8 @@ class _Dry:
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
         everything = [*kept, *dev]
         lower = None if plan.noise else stand_in(wrapped, everything, dtype)
-        rows = _rows(longest, shared_prefix(kept), plan, dtype, config, lower)
+        weight = plan.prompt_loss_weight
+        rows = _rows(longest, shared_prefix(kept), plan, dtype, config, lower, weight)
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
@@ -324,22 +325,26 @@ def _rows(
     dtype: torch.dtype,
     config: "PreTrainedConfig",
     lower: LowerBlocks | None = None,
+    prompt_weight: float = 0.0,
 ) -> list[Row]:
     """As ``text.train`` would make them: packed, or padded where a sliding window forbids it."""
     meta = torch.device("meta")
     window = getattr(config, "sliding_window", None)
     if window is None or max(len(example.ids) for example in examples) <= window:
         hidden = lower.hidden if lower else None
-        return pack(examples, prefix, plan.pack_tokens, meta, dtype, hidden)
+        return pack(examples, prefix, plan.pack_tokens, meta, dtype, hidden, prompt_weight)
     size = max(1, plan.pack_tokens // max(len(example.ids) for example in examples))
-    return [_padded(examples[start : start + size]) for start in range(0, len(examples), size)]
+    return [
+        _padded(examples[start : start + size], prefix, prompt_weight)
+        for start in range(0, len(examples), size)
+    ]
 
 
-def _padded(examples: Sequence[Example]) -> Row:
+def _padded(examples: Sequence[Example], prefix: int = 0, prompt_weight: float = 0.0) -> Row:
     """Without mask and positions: their contents would be asked for, and they are small."""
-    row = pad(examples, torch.device("meta"))
+    row = pad(examples, torch.device("meta"), prefix=prefix, prompt_weight=prompt_weight)
     inputs = {name: row.inputs[name] for name in ("input_ids", "logits_to_keep")}
-    return Row(inputs, row.labels, row.answers, row.inputs["input_ids"].numel())
+    return replace(row, inputs=inputs, tokens=row.inputs["input_ids"].numel())
 
 
 def _either(
@@ -354,7 +359,7 @@ def _either(
     try:
         return dry_step(network, row, lower=lower, **how), row
     except CANNOT_RUN:
-        padded = _padded(examples)
+        padded = _padded(examples, shared_prefix(examples), row.prompt_weight)
         return dry_step(network, padded, **how), padded
 
 
@@ -362,7 +367,7 @@ def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> Dry
     """For a model that does not run without weights: a Llama-type layer's tensors, Kaplan et al.'s FLOPs.
 
     Each token takes two FLOPs a weight forward, two for the activations' gradients, and two more for each
-    trained weight (arXiv:2001.08361, section 2.1). The embedding takes none, the head its answers only.
+    trained weight (arXiv:2001.08361, section 2.1). The embedding takes none, the head its labels only.
     """
     parameters = dict(network.named_parameters())
     outside = {
@@ -376,7 +381,7 @@ def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> Dry
     size = next(iter(parameters.values())).element_size()
     hidden = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    head = row.answers * config.vocab_size
+    head = row.labels.numel() * config.vocab_size
     activations = row.tokens * config.num_hidden_layers * (12 * hidden + 5 * inner) * size + head * 12
     forward = 2 * row.tokens * weights + 2 * head * hidden
     kept = learnt * size

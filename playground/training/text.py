@@ -36,7 +36,8 @@ WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writ
 class Plan:
     """How to train. ``learning_rate`` is the highest one; ``warmup`` the share of steps leading up to it.
 
-    ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the first trained block (both
+    ``prompt_loss_weight`` is what a token of the prompt counts in the loss beside one of the answer; those that all
+    examples share count nothing. ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the first trained block (both
     playground.training.noise).
 
     One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
@@ -57,6 +58,7 @@ class Plan:
     warmup: float = 0.1
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
+    prompt_loss_weight: float = 0.0
     noise: float = 0.0
     state_noise: float = 0.0
     max_length: int = 512
@@ -234,15 +236,24 @@ def evaluate_loss(
 
 
 def row_loss(model: nn.Module, row: Row, lower: LowerBlocks | None = None) -> torch.Tensor:
-    """Sum of the cross-entropy over the row's answer tokens; logits are computed for those alone."""
+    """Sum of the cross-entropy over the row's labels, weighted; logits are computed for those alone."""
+    return objective(model, row, lower)[0]
+
+
+def objective(
+    model: nn.Module, row: Row, lower: LowerBlocks | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``row_loss``, and the part of it that the answers have, without a gradient."""
     with lower.left_out() if lower else nullcontext():
         logits = model(**row.inputs, use_cache=False).logits
-    return F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(),
-        row.labels.reshape(-1),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    logits, labels = logits.reshape(-1, logits.shape[-1]).float(), row.labels.reshape(-1)
+    if row.prompts is None:
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        return loss, loss.detach()
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    prompts = row.prompts.reshape(-1)
+    answers = losses.masked_fill(prompts, 0.0).sum()
+    return answers + row.prompt_weight * losses.masked_fill(~prompts, 0.0).sum(), answers.detach()
 
 
 def _rows(
@@ -252,11 +263,12 @@ def _rows(
     limit: int,
     dtype: torch.dtype,
     lower: LowerBlocks | None = None,
+    prompt_weight: float = 0.0,
 ) -> list[Row]:
-    device = next(model.parameters()).device
+    device, prefix = next(model.parameters()).device, shared_prefix(examples)
     if packed:
         hidden = lower.hidden if lower else None
-        return pack(examples, shared_prefix(examples), limit, device, dtype, hidden)
+        return pack(examples, prefix, limit, device, dtype, hidden, prompt_weight)
     rows, start = [], 0
     while start < len(examples):
         end, longest = start, 0
@@ -265,7 +277,7 @@ def _rows(
             if end > start and longest * (end + 1 - start) > limit:
                 break
             end += 1
-        rows.append(pad(examples[start:end], device))
+        rows.append(pad(examples[start:end], device, prefix=prefix, prompt_weight=prompt_weight))
         start = end
     return rows
 
@@ -433,14 +445,17 @@ class _Training:
         self.tokens += tokens
 
     def _backward(self, rows: list[Row], answers: int | None = None) -> tuple[torch.Tensor, int]:
-        """Add the gradient of the mean loss per answer token of the whole step; that loss, and tokens."""
+        """Add the gradient of the mean loss per answer token of the whole step; that loss, and tokens.
+
+        The loss that is told is the answers' alone, so that it can be held against the dev loss.
+        """
         answers = answers or sum(row.answers for row in rows)
         loss = torch.zeros((), device=self.device)
         for row in rows:
             with self._precision():
-                part = row_loss(self.model, row, self.lower) / answers
-            part.backward()
-            loss += part.detach()
+                aim, part = objective(self.model, row, self.lower)
+            (aim / answers).backward()
+            loss += part / answers
         return loss, sum(row.tokens for row in rows)
 
     def _products(self):
@@ -464,9 +479,17 @@ class _Training:
         epoch, at = divmod(step, self.per_epoch)
         order = self._order(epoch)[at * self.plan.effective_batch : (at + 1) * self.plan.effective_batch]
         chosen = [self.examples[index] for index in order]
-        size, limit = self.plan.batch_size, self.plan.pack_tokens
+        size, plan = self.plan.batch_size, self.plan
         return [
-            _rows(self.model, chosen[start : start + size], self.packed, limit, self.dtype, self.lower)
+            _rows(
+                self.model,
+                chosen[start : start + size],
+                self.packed,
+                plan.pack_tokens,
+                self.dtype,
+                self.lower,
+                plan.prompt_loss_weight,
+            )
             for start in range(0, len(chosen), size)
         ]
 

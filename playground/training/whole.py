@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from playground.errors import AdapterError, InvalidParams
 from playground.training import gradients
 from playground.training.adapter_files import tensors
+from playground.training.structure import blocks
 
 WEIGHTS = "model.safetensors"
 STATE = "_whole"  # attribute of a prepared network
@@ -41,6 +42,26 @@ def prepare(network: nn.Module) -> nn.Module:
         )
     setattr(network, STATE, _State(network))
     return network.float().requires_grad_(True)
+
+
+def layer_rates(network: nn.Module, decay: float) -> list[tuple[list[nn.Parameter], float]]:
+    """All parameters in groups with a factor for the learning rate of each: discriminative fine-tuning.
+
+    Of n blocks the i-th from below, from 1, learns at ``decay`` ** (n - i), embeddings at ``decay`` ** n, and what
+    comes after the blocks at 1. A head that is tied to the embeddings learns as they do. Howard and Ruder 2018
+    (arXiv:1801.06146).
+
+    Raises:
+        InvalidParams: no blocks are found in this network.
+    """
+    found = blocks(network)
+    embeddings = [module for module in network.modules() if isinstance(module, nn.Embedding)]
+    depth = {value: at for at, block in enumerate(found, 1) for value in block.layer.parameters()}
+    depth |= {value: 0 for embedding in embeddings for value in embedding.parameters()}
+    groups: dict[int, list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        groups.setdefault(depth.get(parameter, len(found)), []).append(parameter)
+    return [(parameters, decay ** (len(found) - at)) for at, parameters in sorted(groups.items())]
 
 
 def lean_gradients(network: nn.Module, on: bool) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from playground.errors import AdapterError, InvalidParams
 from playground.methods.full import Full, FullParams
-from playground.training import checkpoints
+from playground.training import checkpoints, structure
 
 PARAMS = FullParams(learning_rate=3e-3, epochs=12, batch_size=7)
 FAMILIES = ["llama", "llama-tied", "qwen2", "gemma", "gpt2", "gpt-neox"]
@@ -180,3 +180,36 @@ def test_damaged_and_foreign_files_are_refused(finished, tmp_path):
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(AdapterError, match="damaged"):
         Full().restore(PARAMS, context(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layer_decay_slows_what_lies_lower(family):
+    model = Full().wrap(FullParams(layer_decay=0.5), network(family))
+    groups = Full().groups(FullParams(layer_decay=0.5), model)
+    factors = {value: factor for parameters, factor in groups for value in parameters}
+    assert factors.keys() == set(model.parameters())
+    count = len(structure.blocks(model))
+    for at, block in enumerate(structure.blocks(model)):
+        assert {factors[value] for value in block.layer.parameters()} == {0.5 ** (count - 1 - at)}
+    assert {factors[value] for value in model.get_input_embeddings().parameters()} == {0.5**count}
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert factors[head] == (0.5**count if head is embedding else 1)
+    last_norm = [value for name, value in model.named_parameters() if "norm" in name or "ln_f" in name][-1]
+    assert factors[last_norm] == 1
+
+
+def test_layer_decay_moves_lower_weights_less(tmp_path):
+    base = dict(language_model().model.named_parameters())
+    moved = {}
+    for decay in (1.0, 0.1):
+        trained = adapt(tmp_path / str(decay), PARAMS.model_copy(update={"layer_decay": decay, "epochs": 2}))
+        moved[decay] = {
+            name: (value - base[name]).abs().mean().item()
+            for name, value in trained.adapted.model.model.named_parameters()
+        }
+    low, high = "model.embed_tokens.weight", "model.norm.weight"
+    assert moved[0.1][low] < 0.2 * moved[1.0][low] and moved[0.1][high] > 0.5 * moved[1.0][high]
+
+
+def test_without_layer_decay_all_learn_at_one_rate():
+    assert Full().groups(FullParams(), network("llama")) is None

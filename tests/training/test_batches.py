@@ -52,6 +52,31 @@ def test_same_loss_and_gradient_as_plain_transformers(make_model, make_examples,
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("weight", [0.05, 1.0])
+@pytest.mark.parametrize("layout", ["packed", "several rows", "padded"])
+def test_prompts_count_their_weight_beyond_the_shared_beginning(make_model, make_examples, layout, weight):
+    model, examples = make_model(), make_examples()
+    prefix = shared_prefix(examples)
+    rows = {
+        "packed": lambda: pack(examples, prefix, 1000, CPU, FLOAT, prompt_weight=weight),
+        "several rows": lambda: pack(examples, prefix, 20, CPU, FLOAT, prompt_weight=weight),
+        "padded": lambda: [pad(examples, CPU, prefix=prefix, prompt_weight=weight)],
+    }[layout]()
+    answers, prompts = torch.zeros(()), torch.zeros(())
+    for example in examples:
+        logits = model(input_ids=torch.tensor([example.ids])).logits[0, :-1]
+        losses = F.cross_entropy(logits, torch.tensor(example.ids[1:]), reduction="none")
+        answers = answers + losses[-example.answer :].sum()
+        prompts = prompts + losses[prefix : -example.answer].sum()
+    found = sum(row_loss(model, row) for row in rows)
+    wanted = answers + weight * prompts
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert sum(row.answers for row in rows) == sum(example.answer for example in examples)
+    ours, theirs = gradients(model, found), gradients(model, wanted)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_the_shared_beginning_is_computed_once(make_examples):
     examples = make_examples()
     (row,) = pack(examples, shared_prefix(examples), 1000, CPU, FLOAT)

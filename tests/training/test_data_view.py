@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import tiny
+import torch
 from tiny import language_model, task
 
 from playground.data.tasks import Item
-from playground.training.batches import encode
+from playground.training.batches import encode, pack, shared_prefix
 from playground.training.data_view import _texts, data_view, show
 from playground.training.estimate import SAMPLED
 
@@ -29,6 +30,18 @@ def test_the_mask_shows_what_is_learnt():
     assert roles == sorted(roles)  # context first
     assert not shown.left_out
     assert [token.text for token in shown.tokens if token.special] == ["<end>", "<end>", "<end>"]
+
+
+def test_inputs_that_count_are_shown_without_the_beginning_that_all_share():
+    model, item = language_model(), task().train[0]
+    shown = show(model, task(), item, 64, prompt_weight=0.05)
+    roles = [token.role for token in shown.tokens]
+    assert shown.prompt_weight == 0.05 and roles == sorted(roles, key=["context", "weighted", "learnt"].index)
+    examples = encode(model, task(), task().train)
+    assert roles.count("context") == shared_prefix(examples) + 1
+    (row,) = pack([examples[0]], shared_prefix(examples), 64, torch.device("cpu"), torch.float32, None, 0.05)
+    learnt = [token.id for token in shown.tokens if token.role != "context"]
+    assert learnt == row.labels[0].tolist()
 
 
 def test_counts_and_lengths_are_those_of_the_training():

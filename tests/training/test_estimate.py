@@ -83,11 +83,14 @@ class Live(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.1])
 @pytest.mark.parametrize("wrap", [lora, full])
-def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_examples, wrap):
+def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_examples, wrap, prompt_weight):
     examples = make_examples(4)
     rows = [
-        pack(examples, shared_prefix(examples), 1024, torch.device(device), torch.float32)[0]
+        pack(
+            examples, shared_prefix(examples), 1024, torch.device(device), torch.float32, None, prompt_weight
+        )[0]
         for device in ("cpu", "meta")
     ]
     real = wrap(make_model()).train()
@@ -113,6 +116,14 @@ def test_flops_are_two_a_weight_and_token_forward_and_more_where_weights_are_lea
     assert base.forward_flops == pytest.approx(2 * row.tokens * linear + attention + head, rel=0.05)
     assert base.flops > 2.8 * base.forward_flops
     assert adapter.flops < base.flops
+
+
+def test_prompts_that_count_take_memory_for_their_logits(guess, make_examples):
+    examples = make_examples(8)
+    weighted = dataclasses.replace(PLAN, prompt_loss_weight=0.1)
+    without, with_prompts = guess(examples), guess(examples, plan=weighted)
+    assert with_prompts.memory.activations > without.memory.activations
+    assert with_prompts.flops_per_token > without.flops_per_token
 
 
 def test_activations_follow_what_is_trained(guess, make_examples):

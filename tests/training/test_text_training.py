@@ -14,7 +14,7 @@ from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.training import checkpoints
 from playground.training.batches import Example
-from playground.training.text import Plan, evaluate_loss, fit, row_loss, train
+from playground.training.text import Plan, evaluate_loss, fit, objective, train
 
 PLAN = Plan(
     mixed=False, epochs=6, batch_size=4, learning_rate=3e-3, threads=None, checkpoint_seconds=1e9, evals=3
@@ -62,6 +62,26 @@ def test_loss_falls_on_a_task_that_can_be_learnt(make_model, make_examples, tmp_
     progress = [e.data for e in events if e.kind == "progress"]
     assert progress[-1]["done"] == progress[-1]["total"] == 60 and progress[-1]["left_seconds"] == 0
     assert all(rate > 0 for _, rate in values(events, "train_tokens_per_second"))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_prompts_are_learnt_by_weight_and_the_told_loss_stays_the_answers(
+    make_model, make_examples, tmp_path, drain, monkeypatch, packed
+):
+    if not packed:
+        monkeypatch.setattr("playground.training.text.can_pack", lambda *_: False)
+    examples = make_examples(16)
+    whole = [dataclasses.replace(example, answer=len(example.ids) - 6) for example in examples]
+    plan = dataclasses.replace(PLAN, learning_rate=1e-2)
+    first, prompt_loss = [], []
+    for weight in (0.0, 1.0):
+        plan = dataclasses.replace(plan, prompt_loss_weight=weight)
+        model = with_lora(make_model())
+        events, _ = drain(train(model, examples, [], plan, tmp_path / str(weight)))
+        first.append(values(events, "train_loss")[0][1])
+        prompt_loss.append(evaluate_loss(model, whole))
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
+    assert prompt_loss[1] < 0.8 * prompt_loss[0]
 
 
 def test_accumulated_batches_are_one_large_batch(make_model, make_examples, tmp_path, drain):
@@ -216,9 +236,9 @@ def test_every_way_of_running_out_of_memory_is_told_alike(
         passes.append(row)
         if len(passes) == 3:
             raise error
-        return row_loss(model, row)
+        return objective(model, row)
 
-    monkeypatch.setattr("playground.training.text.row_loss", forward)
+    monkeypatch.setattr("playground.training.text.objective", forward)
     with pytest.raises(
         OutOfMemory, match="Out of memory while training with batch size 4 .* Lower the batch size"
     ):

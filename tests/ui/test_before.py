@@ -115,6 +115,15 @@ def test_chips_mark_what_is_learnt_and_escape_everything():
     assert "4 tokens, 1 of them learnt" in html
 
 
+def test_chips_of_an_input_that_counts_say_how_much():
+    weighted = Shown("one", (Token(1, "in", "weighted"), Token(2, "out", "learnt")), False, 0.05)
+    html = data_view.tokens(weighted)
+    assert (
+        html.count('class="pg-token pg-weighted" title') == 1 and "each token counts 0.05 in the loss" in html
+    )
+    assert "pg-weighted" not in data_view.tokens(shown(Token(2, "out", "learnt")))
+
+
 def test_a_left_out_example_says_so_and_a_long_one_is_cut():
     many = [Token(at, "x", "context") for at in range(data_view.MOST_TOKENS + 7)]
     html = data_view.tokens(shown(*many, left_out=True))

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 MOST_TOKENS = 1_200  # of one example that are drawn
 
 _LEGEND = (
-    '<p class="pg-token-keys"><span class="pg-token">read</span> context, no loss '
+    '<p class="pg-token-keys"><span class="pg-token">read</span> context, no loss {weighted}'
     '<span class="pg-token pg-learnt">learnt</span> the answer, the loss is taken here '
     '<span class="pg-token pg-special">mark</span> special token '
     '<span class="pg-token pg-unknown">unknown</span> not in the vocabulary</p>'
+)
+_WEIGHTED = (
+    '<span class="pg-token pg-weighted">weighted</span> the input, each token counts {weight:g} in the loss '
 )
 
 
@@ -32,12 +35,14 @@ def tokens(shown: "Shown") -> str:
         else ""
     )
     kind = " pg-left-out" if shown.left_out else ""
-    return f'<p class="pg-muted">{head}</p>{left_out}<div class="pg-tokens{kind}" dir="auto">{chips}</div>{more}{_LEGEND}'
+    weighted = _WEIGHTED.format(weight=shown.prompt_weight) if shown.prompt_weight else ""
+    legend = _LEGEND.format(weighted=weighted)
+    return f'<p class="pg-muted">{head}</p>{left_out}<div class="pg-tokens{kind}" dir="auto">{chips}</div>{more}{legend}'
 
 
 def _chip(token: "Token") -> str:
     kinds = [name for name, on in (("special", token.special), ("unknown", token.unknown)) if on]
-    kinds += ["learnt"] if token.role == "learnt" else []
+    kinds += [token.role] if token.role != "context" else []
     words = safe(token.text).replace(" ", '<i aria-hidden="true">·</i>')
     after = "<br>" if token.text.endswith("\n") else ""
     words = words.replace("\r", "").replace("\n", '<i aria-label="new line">⏎</i>').replace("\t", "<i>⇥</i>")

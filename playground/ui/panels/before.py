@@ -18,7 +18,12 @@ from playground.ui.session import Session
 
 ONE_AT_A_TIME = "forecast"  # the concurrency id of all forecasts: each takes a second or two of a core
 
-DATA_FIELDS = ("task", "model", "max_length")  # those that change what the training data look like
+DATA_FIELDS = (
+    "task",
+    "model",
+    "max_length",
+    "prompt_loss_weight",
+)  # those that change what the training data look like
 
 
 def build(session: Session, method_id: str, inputs: dict[str, Component]) -> None:
@@ -112,7 +117,8 @@ def example_of(session: Session, method_id: str, values: dict[str, Any], place: 
         if not task.train:
             raise InvalidInput(f"The task “{task.title}” has no training examples.", "task")
         place = min(max(1, int(place or 1)), len(task.train))
-        one = show(weightless(entry, session.settings), task, task.train[place - 1], params.max_length)
+        model = weightless(entry, session.settings)
+        one = show(model, task, task.train[place - 1], params.max_length, params.prompt_loss_weight)
         return data_view.tokens(one), place
     except Exception as error:
         return notice(sentence(error), "bad"), 1
