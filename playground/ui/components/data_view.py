@@ -61,7 +61,7 @@ def overview(view: "DataView") -> str:
                 "Left out",
                 f"{len(view.left_out):,}" + (" of those looked at" if view.looked_at < view.examples else ""),
             ),
-            ("Learnt tokens", _share(view)),
+            ("Answer tokens", _share(view)),
         )
     )
     chart = charts.histogram(view.lengths, "Tokens of an example", (view.max_length, "maximum length"))
