@@ -265,8 +265,10 @@ def _rows(
     dtype: torch.dtype,
     lower: LowerBlocks | None = None,
     prompt_weight: float = 0.0,
+    prefix: int | None = None,
 ) -> list[Row]:
-    device, prefix = next(model.parameters()).device, shared_prefix(examples)
+    device = next(model.parameters()).device
+    prefix = shared_prefix(examples) if prefix is None else prefix
     if packed:
         hidden = lower.hidden if lower else None
         return pack(examples, prefix, limit, device, dtype, hidden, prompt_weight)
@@ -309,6 +311,8 @@ class _Training:
         self.state = checkpoints.State(self._fingerprint(), history=[])
         self.pending: list[torch.Tensor] = []  # losses of the steps since the last report
         self.tokens = 0  # that went through the model since then
+        # what all share, not a batch alone: else a batch of one example would have no prompt to learn
+        self.prefix = shared_prefix(self.examples) if plan.prompt_loss_weight else None
         self.packed = False
         self.lower: LowerBlocks | None = None
 
@@ -490,6 +494,7 @@ class _Training:
                 self.dtype,
                 self.lower,
                 plan.prompt_loss_weight,
+                self.prefix,
             )
             for start in range(0, len(chosen), size)
         ]

@@ -64,15 +64,16 @@ def test_loss_falls_on_a_task_that_can_be_learnt(make_model, make_examples, tmp_
     assert all(rate > 0 for _, rate in values(events, "train_tokens_per_second"))
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("packed", [True, False])
 def test_prompts_are_learnt_by_weight_and_the_told_loss_stays_the_answers(
-    make_model, make_examples, tmp_path, drain, monkeypatch, packed
+    make_model, make_examples, tmp_path, drain, monkeypatch, packed, batch_size
 ):
     if not packed:
         monkeypatch.setattr("playground.training.text.can_pack", lambda *_: False)
     examples = make_examples(16)
     whole = [dataclasses.replace(example, answer=len(example.ids) - 6) for example in examples]
-    plan = dataclasses.replace(PLAN, learning_rate=1e-2)
+    plan = dataclasses.replace(PLAN, learning_rate=1e-2, batch_size=batch_size)
     first, prompt_loss = [], []
     for weight in (0.0, 1.0):
         plan = dataclasses.replace(plan, prompt_loss_weight=weight)
