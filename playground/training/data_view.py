@@ -39,8 +39,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Shown:
-    """One training example: the loss is taken on the ``learnt`` tokens, and on the ``weighted`` ones with
-    ``prompt_weight``. Left out where too long."""
+    """One training example; left out where too long.
+
+    The loss is taken on the ``learnt`` tokens, and on the ``weighted`` ones times ``prompt_weight``.
+    """
 
     item: str
     tokens: tuple[Token, ...]

@@ -281,8 +281,8 @@ class _Dry:
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
         everything = [*kept, *dev]
         lower = None if plan.noise else stand_in(wrapped, everything, dtype)
-        weight = plan.prompt_loss_weight
-        rows = _rows(longest, shared_prefix(kept), plan, dtype, config, lower, weight)
+        prefix = shared_prefix(kept)
+        rows = _rows(longest, prefix, plan, dtype, config, lower, plan.prompt_loss_weight)
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
@@ -292,7 +292,7 @@ class _Dry:
             with mixed.half_products(wrapped) if half else nullcontext():
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
-                step, row = _either(wrapped, row, longest, again=again, lower=lower)
+                step, row = _either(wrapped, row, longest, prefix, again=again, lower=lower)
                 dev_peak = (
                     _either(wrapped, look, dev[:1], learn=False, lower=lower)[0].peak_bytes if look else 0
                 )
@@ -351,6 +351,7 @@ def _either(
     network: nn.Module,
     row: Row,
     examples: Sequence[Example],
+    prefix: int = 0,
     *,
     lower: LowerBlocks | None = None,
     **how: bool,
@@ -359,7 +360,7 @@ def _either(
     try:
         return dry_step(network, row, lower=lower, **how), row
     except CANNOT_RUN:
-        padded = _padded(examples, shared_prefix(examples), row.prompt_weight)
+        padded = _padded(examples, prefix, row.prompt_weight)
         return dry_step(network, padded, **how), padded
 
 

@@ -237,6 +237,10 @@ def test_techniques_that_take_no_packed_rows_are_run_padded(guess, make_examples
 
     told = guess(make_examples(), wrap=prefix)
     assert told.dry and told.memory.activations > 0
+    alone = dataclasses.replace(PLAN, batch_size=1)
+    weighted = dataclasses.replace(alone, prompt_loss_weight=0.1)
+    without, with_prompts = (guess(make_examples(), plan=plan, wrap=prefix) for plan in (alone, weighted))
+    assert with_prompts.flops_per_token > without.flops_per_token
 
 
 def test_another_architecture(make_examples, tmp_path):

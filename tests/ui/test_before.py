@@ -118,9 +118,8 @@ def test_chips_mark_what_is_learnt_and_escape_everything():
 def test_chips_of_an_input_that_counts_say_how_much():
     weighted = Shown("one", (Token(1, "in", "weighted"), Token(2, "out", "learnt")), False, 0.05)
     html = data_view.tokens(weighted)
-    assert (
-        html.count('class="pg-token pg-weighted" title') == 1 and "each token counts 0.05 in the loss" in html
-    )
+    assert html.count('class="pg-token pg-weighted" title') == 1
+    assert "each token counts 0.05 in the loss" in html
     assert "pg-weighted" not in data_view.tokens(shown(Token(2, "out", "learnt")))
 
 

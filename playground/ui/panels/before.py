@@ -18,12 +18,8 @@ from playground.ui.session import Session
 
 ONE_AT_A_TIME = "forecast"  # the concurrency id of all forecasts: each takes a second or two of a core
 
-DATA_FIELDS = (
-    "task",
-    "model",
-    "max_length",
-    "prompt_loss_weight",
-)  # those that change what the training data look like
+# those that change what the training data look like
+DATA_FIELDS = ("task", "model", "max_length", "prompt_loss_weight")
 
 
 def build(session: Session, method_id: str, inputs: dict[str, Component]) -> None:
