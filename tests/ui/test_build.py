@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import Counter
 from contextvars import copy_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,24 +119,41 @@ def test_only_the_tab_in_sight_follows_the_store(page):
     assert len(chosen) == len(labels(page))
 
 
-def test_what_is_drawn_late_listens_to_nothing_that_others_listen_to(page):
-    """In the browser its listeners would replace theirs."""
-
-    def heard(drawing, fns):
-        targets = (target for fn in fns if fn.rendered_in is drawing for target in fn.targets)
-        return {(block, event) for block, event in targets if block is not None}
+def listeners(page):
+    """Listeners of the page itself, then those of each part that is drawn late."""
 
     def draw(drawing):
         config = copy.copy(page.default_config)
         LocalContext.blocks_config.set(config)
         drawing.apply("lora")
-        return heard(drawing, config.fns.values())
+        return [fn for fn in config.fns.values() if fn.rendered_in is drawing]
 
-    taken = heard(None, page.fns.values())
+    yield [fn for fn in page.fns.values() if fn.rendered_in is None]
     assert page.default_config.renderables
     for drawing in page.default_config.renderables:
         own = copy_context().run(draw, drawing)
         assert own
+        yield own
+
+
+def test_no_change_starts_two_handlers_of_the_server(page):
+    """In the browser they would put each other off, and start each other, for ever: see components.echo."""
+
+    def starting(fns):
+        waiting = [fn for fn in fns if fn.fn is not None and fn.trigger_mode == "always_last"]
+        return Counter(target for fn in waiting for target in fn.targets)
+
+    for fns in listeners(page):
+        assert {target: count for target, count in starting(fns).items() if count > 1} == {}
+    twice = SimpleNamespace(fn=print, trigger_mode="always_last", targets=[(1, "change")])
+    assert starting([twice, twice]) == {(1, "change"): 2}
+
+
+def test_what_is_drawn_late_listens_to_nothing_that_others_listen_to(page):
+    """In the browser its listeners would replace theirs."""
+    taken = set()
+    for fns in listeners(page):
+        own = {(block, event) for fn in fns for block, event in fn.targets if block is not None}
         assert not own & taken
         taken |= own
 

@@ -8,6 +8,7 @@ from playground.data import tasks
 from playground.errors import InvalidInput
 from playground.methods.registry import method
 from playground.ui.answers import checked, side_by_side
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.session import INFERENCE, Session
@@ -73,14 +74,14 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         **quick,
     )
     gr.on(
-        [clear.click, run.change, manner.change],
+        [clear.click, changed(run), manner.change],
         lambda: ([], "", ""),
         None,
         [turns, talk, status],
         queue=False,
         **quick,
     )
-    run.change(shown(example), [run, question], question, queue=False, **quick)
+    changed(run)(shown(example), [run, question], question, queue=False, **quick)
 
 
 def _answers(session: Session, run: Any, how: str, before: Turns, words: str):

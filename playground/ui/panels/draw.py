@@ -9,6 +9,7 @@ import gradio as gr
 from playground.errors import InvalidInput
 from playground.ui.answers import checked
 from playground.ui.components import pictures
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import heading, notice, safe
 from playground.ui.messages import placed, shown
 from playground.ui.session import INFERENCE, Session
@@ -60,10 +61,10 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         api_visibility="private",
         show_progress="hidden",
     )
-    run.change(
+    changed(run)(
         shown(example), [run, prompt], prompt, queue=False, api_visibility="private", show_progress="hidden"
     )
-    run.change(lambda: "", None, told, queue=False, api_visibility="private", show_progress="hidden")
+    changed(run)(lambda: "", None, told, queue=False, api_visibility="private", show_progress="hidden")
 
 
 def suggestion(session: Session, run_id: int) -> str:

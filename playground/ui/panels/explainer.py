@@ -6,6 +6,7 @@ from playground.errors import InvalidInput
 from playground.jobs.local import run_folder
 from playground.methods.parametric import ADAPTER
 from playground.ui.components import explain, spectrum
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import heading, notice
 from playground.ui.messages import sentence, shown
 from playground.ui.session import Session
@@ -102,4 +103,4 @@ def spectra(session: Session, run: gr.Number, name: str) -> None:
     compute.click(
         shown(draw), run, picture, api_visibility="private", show_progress="minimal", concurrency_limit=1
     )
-    run.change(lambda: "", None, picture, queue=False, **QUICK)
+    changed(run)(lambda: "", None, picture, queue=False, **QUICK)

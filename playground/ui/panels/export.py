@@ -13,6 +13,7 @@ from playground.jobs.export_work import PRECISIONS, Order
 from playground.jobs.exports import Export
 from playground.results.card import Form
 from playground.results.comparison import text
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import bar, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.session import Session
@@ -104,8 +105,8 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
         concurrency_limit=None, **quick,
     )  # fmt: skip
     stop.click(shown(halt), run, [status, stop], concurrency_limit=None, **quick)
-    gr.on([run.change, pulse.change], shown(view), run, [status, stop, ready], queue=False, **quick)
-    run.change(shown(show_card), run, card, queue=False, **quick)
+    gr.on([changed(run), changed(pulse)], shown(view), run, [status, stop, ready], queue=False, **quick)
+    changed(run)(shown(show_card), run, card, queue=False, **quick)
 
 
 def _rule(session: Session) -> str:

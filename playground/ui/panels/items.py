@@ -8,6 +8,7 @@ from playground.results import comparison
 from playground.results import items as answers
 from playground.results.runs import ACTIVE, Run
 from playground.ui.components import items as drawn
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import empty, heading, notice
 from playground.ui.messages import sentence, shown
 from playground.ui.session import Session
@@ -63,8 +64,8 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
 
     filters = [kind, group, label]
     quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    run.change(shown(anew), run, outputs, **quick)
-    pulse.change(shown(follow), [run, drawn_of, *filters, page], [drawn_of, *outputs], **quick)
+    changed(run)(shown(anew), run, outputs, **quick)
+    changed(pulse)(shown(follow), [run, drawn_of, *filters, page], [drawn_of, *outputs], **quick)
     gr.on([one.input for one in filters], shown(first), [run, *filters], outputs, **quick)
     back.click(shown(turn(-1)), [run, *filters, page], outputs, **quick)
     on.click(shown(turn(1)), [run, *filters, page], outputs, **quick)

@@ -6,6 +6,7 @@ import gradio as gr
 
 from playground.errors import InvalidInput
 from playground.jobs.local import run_folder
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import heading
 from playground.ui.messages import shown
 from playground.ui.session import Session
@@ -35,7 +36,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
             raise InvalidInput("Choose a finished run first.")
         return str(archive(session, int(run_id)))
 
-    run.change(shown(view), run, files, queue=False, **QUICK)
+    changed(run)(shown(view), run, files, queue=False, **QUICK)
     whole.click(shown(pack), run, packed, api_visibility="private", show_progress="minimal").success(
         None, js=f"() => window.playground.download('{name}-packed')", api_visibility="private"
     )

@@ -9,6 +9,7 @@ from playground.results.metrics import BY_NAME
 from playground.results.runs import Run
 from playground.ui import looks, uploads
 from playground.ui.components import charts, run_card, table
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import empty, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.session import Session
@@ -134,8 +135,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
     quick = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     gr.on(
         [
-            pulse.change, kind.change, task.change, model.change, which.change, group.change, cost.change,
-            chosen.change,
+            pulse.change, kind.change, task.change, model.change, which.change, changed(group),
+            cost.change, changed(chosen),
         ],
         shown(refresh), filters, outputs, **quick,
     )  # fmt: skip
@@ -143,7 +144,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, chosen: gr.Num
     def follow(shown_group):
         return _label(group_modality(session, shown_group)) if shown_group else gr.skip()
 
-    group.change(follow, group, kind, **quick)
+    changed(group)(follow, group, kind, **quick)
 
     def pick(event: gr.EventData):
         return event.run if event.action == "open" else None

@@ -17,6 +17,7 @@ from playground.results.comparison import text
 from playground.results.runs import ACTIVE, Filing, Run
 from playground.ui import form, looks
 from playground.ui.components import learning, pictures, run_card
+from playground.ui.components.echo import changed, echo
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.panels import draw, photos, take
@@ -27,7 +28,6 @@ from playground.ui.tabs.finetune import (
     Look,
     about,
     arrived,
-    echo,
     fitting,
     follow_preset,
     open_fields,
@@ -77,7 +77,7 @@ def build(
         which = gr.Textbox(techniques[0].id, visible="hidden")
     words = gr.HTML(about(techniques[0]))
     if len(techniques) > 1:
-        which.change(lambda id: about(method(id)), which, words, queue=False, **QUICK)
+        changed(which)(lambda id: about(method(id)), which, words, queue=False, **QUICK)
     with gr.Column(elem_classes="pg-panel"):
         gr.HTML(heading(*WORDS[kind], 3))
         chosen = Chosen.draw(session, kind, name)
@@ -103,7 +103,7 @@ def build(
 
     with own_area:
 
-        @gr.render(inputs=opened, triggers=[opened.change], **RENDERING)
+        @gr.render(inputs=opened, triggers=[changed(opened)], **RENDERING)
         def own(now):
             if now:
                 with gr.Column() as area:
@@ -125,7 +125,7 @@ def build(
 
     with panels_area:
 
-        @gr.render(inputs=opened, triggers=[opened.change], **RENDERING)
+        @gr.render(inputs=opened, triggers=[changed(opened)], **RENDERING)
         def panels(now):
             if now:
                 with gr.Column() as area:
@@ -135,7 +135,7 @@ def build(
     chosen.follow(session, kind, tab)
     gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
     tab.select(None, None, opened, js="() => 'yes'", api_visibility="private")
-    live.follow(session, which, run, none_yet, samples, name, [pulse.change, which.change])
+    live.follow(session, which, run, none_yet, samples, name, [pulse.change, changed(which)])
 
 
 def model_field(session: Session, name: str, techniques: Sequence[Method]) -> gr.Dropdown:

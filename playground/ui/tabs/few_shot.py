@@ -13,6 +13,7 @@ from playground.results.runs import ACTIVE
 from playground.ui import form
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components import charts, run_card
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import placed, shown
 from playground.ui.session import INFERENCE, Session
@@ -138,8 +139,8 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     clear.click(list, None, examples, queue=False, **quick)
-    gr.on([task.change, other.click], shown(draw), task, question, queue=False, **quick)
-    task.change(
+    gr.on([changed(task), other.click], shown(draw), task, question, queue=False, **quick)
+    changed(task)(
         placed(fill, 2, at=1),
         inputs_kwargs=choosing,
         outputs=[examples, status],
@@ -158,9 +159,14 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
     measuring = {**choosing, "model": model, "limit": limit}
     measure.click(submit, inputs_kwargs=measuring, outputs=[problem, live], queue=False, **quick)
     gr.on(
-        [pulse.change, task.change, model.change], refresh, [task, model], [live, plot], queue=False, **quick
+        [pulse.change, changed(task), model.change],
+        refresh,
+        [task, model],
+        [live, plot],
+        queue=False,
+        **quick,
     )
-    known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **quick)
+    changed(known)(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **quick)
 
 
 def table(session: Session, fields: form.Form, values: dict) -> list[list[str]]:

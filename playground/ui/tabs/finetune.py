@@ -20,6 +20,7 @@ from playground.results.runs import ACTIVE, FINISHED, Run
 from playground.ui import form
 from playground.ui.components import estimate, run_card, sweep_view
 from playground.ui.components import live as training
+from playground.ui.components.echo import changed, echo
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.panels import before, chat, explainer, export, items
@@ -56,7 +57,7 @@ def build_more(
         elem_id="more-method",
     )
     words = gr.HTML(about(techniques[0]))
-    which.change(lambda id: about(method(id)), which, words, queue=False, **QUICK)
+    changed(which)(lambda id: about(method(id)), which, words, queue=False, **QUICK)
     _body(session, "the method", "more", which, tab, pulse, known)
 
 
@@ -88,10 +89,9 @@ def _body(
         panels_area = gr.Column(elem_classes="pg-of-a-run")
     if name == "lora":
         explainer_area = gr.Column()
-    lazily = {"inputs": drawn, "triggers": [drawn.change], **RENDERING}
     with form_area:
 
-        @gr.render(**lazily)
+        @gr.render(inputs=drawn, triggers=[changed(drawn)], **RENDERING)
         def controls(method_id):
             if method_id:
                 with gr.Column() as area:
@@ -100,7 +100,7 @@ def _body(
 
     with panels_area:
 
-        @gr.render(**lazily)
+        @gr.render(inputs=drawn, triggers=[changed(drawn)], **RENDERING)
         def panels(method_id):
             if method_id:
                 with gr.Column() as area:
@@ -110,7 +110,7 @@ def _body(
     if name == "lora":
         with explainer_area:
 
-            @gr.render(**lazily)
+            @gr.render(inputs=drawn, triggers=[changed(drawn)], **RENDERING)
             def explained(method_id):
                 if method_id:
                     with gr.Column(elem_classes="pg-panel") as area:
@@ -118,15 +118,7 @@ def _body(
                     open_fields(area)
 
     gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
-    live.follow(session, which, chosen, none_yet, [pulse.change, which.change])
-
-
-def echo(source: gr.Textbox | gr.Dropdown) -> gr.Textbox:
-    """A field that follows ``source``, for what is drawn late: in the browser, listeners that come with a drawing
-    replace all earlier ones of the same event, so a drawing needs fields that nothing else listens to."""
-    field = gr.Textbox(source.value or NONE, visible="hidden")
-    source.change(None, source, field, js="value => value", api_visibility="private")
-    return field
+    live.follow(session, which, chosen, none_yet, [pulse.change, changed(which)])
 
 
 def arrived(chosen: gr.Dropdown) -> gr.Number:

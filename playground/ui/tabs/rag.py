@@ -14,6 +14,7 @@ from playground.results.comparison import text as shown_value
 from playground.ui import form, uploads
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components import passages as shown_passages
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import bar, empty, facts, heading, notice, safe
 from playground.ui.indexes import Indexes
 from playground.ui.messages import placed
@@ -166,7 +167,7 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
     other.click(placed(draw, 2, at=1), source, [question, status], queue=False, **quick)
     measuring = {**fields.fields, "task": task, "model": model, "limit": limit}
     measure.click(submit, inputs_kwargs=measuring, outputs=problem, queue=False, **quick)
-    known.change(
+    changed(known)(
         lambda: (gr.update(choices=session.task_choices()), gr.update(choices=sources(session))),
         None, [task, source], queue=False, **quick,
     )  # fmt: skip

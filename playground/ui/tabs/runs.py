@@ -16,6 +16,7 @@ from playground.results.runs import ACTIVE
 from playground.results.speed import PAIRS
 from playground.ui import uploads
 from playground.ui.components import estimate, run_card
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.session import Session
@@ -65,7 +66,7 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
     gr.on(
-        [pulse.change, opened.change],
+        [pulse.change, changed(opened)],
         shown(refresh),
         opened,
         [listing, detail, download],

@@ -7,6 +7,7 @@ from playground.methods.registry import RACE, methods
 from playground.results.comparison import text
 from playground.results.runs import ACTIVE
 from playground.ui.components import advice, reference, run_card, technique_map
+from playground.ui.components.echo import changed
 from playground.ui.components.markup import bar, empty, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.session import OWN_TABS, Session
@@ -118,7 +119,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         api_visibility="private", show_progress="hidden", queue=False,
     )  # fmt: skip
     gr.on(
-        [pulse.change, group.change],
+        [pulse.change, changed(group)],
         follow,
         group,
         [live, stop, starter],
@@ -130,7 +131,7 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
         lambda: gr.Tabs(selected="compare"), None, tabs,
         api_visibility="private", show_progress="hidden", queue=False,
     )  # fmt: skip
-    known.change(
+    changed(known)(
         lambda: gr.update(choices=session.task_choices()), None, task,
         api_visibility="private", show_progress="hidden", queue=False,
     )  # fmt: skip
