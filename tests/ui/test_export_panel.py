@@ -39,7 +39,7 @@ def panel(session):
             block = blocks.blocks.get(target)
             if event == "click" and fn.fn is not None:
                 found[block.value] = fn.fn
-            elif event == "change":
+            elif event == "change" and fn.fn is not None:
                 found[fn.fn.__name__] = fn.fn
         assert fn.api_visibility == "private"
     return found
