@@ -3,7 +3,7 @@
 A product in bfloat16 (playground.training.mixed) gives a weight's gradient in bfloat16. Widened to float32 it
 says nothing more and takes twice the memory: a *lean* parameter keeps it as it came, in ``LEAN``, until the
 optimiser asks for it, a few weights at a time. A second gradient for the same step is added in float32. So the
-numbers are those of float32 gradients, whatever is kept.
+numbers are those of float32 gradients, whatever is kept; only the norm for clipping is a little rounded.
 """
 
 from collections.abc import Iterable, Sequence
