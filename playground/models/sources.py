@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -478,12 +479,12 @@ def _watch(process: subprocess.Popen, tell: Callable[[], None]) -> None:
 
 
 def _bytes(folder: Path) -> int:
+    """Bytes of all files in ``folder``; pip moves files and removes folders while they are counted."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moves its files while they are counted
-            continue
+    for place, _, names in os.walk(folder):  # passes over folders that have gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.path.getsize(os.path.join(place, name))
     return total
 
 

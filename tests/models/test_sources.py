@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -203,6 +204,24 @@ def test_a_sharded_model_is_whole_only_with_all_its_files(tmp_path):
     assert not sources.whole(folder)
     (folder / "b.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
     assert sources.whole(folder)
+
+
+def test_what_goes_away_while_bytes_are_counted_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "wheel").write_bytes(bytes(5))
+    for name in "ab":
+        (tmp_path / name).write_bytes(bytes(3))
+    assert sources._bytes(tmp_path) == 11
+    size = os.path.getsize
+
+    def removing(path):
+        for gone in {tmp_path / "a", tmp_path / "b"} - {Path(path)}:
+            gone.unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "later", ignore_errors=True)
+        return size(path)
+
+    monkeypatch.setattr(sources.os.path, "getsize", removing)
+    assert sources._bytes(tmp_path) == 3
 
 
 def test_two_processes_at_once_fetch_one_model_once(entry, settings, tmp_path):
