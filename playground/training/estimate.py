@@ -44,11 +44,11 @@ from torch import nn
 
 from playground.data.tasks import Item
 from playground.training import capacity, mixed
-from playground.training.batches import Example, Row, pack, pad, shared_prefix
+from playground.training.batches import Example, Row, pack, pad, shared_prefix, thin
 from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
 from playground.training.lower_blocks import LowerBlocks, stand_in
-from playground.training.measure import TRIALS
+from playground.training.measure import trials
 from playground.training.text import Plan
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ def estimate(
     training = (tokens * run.flops + times * run.below_flops) / rate
     if source != "earlier run":  # such a run's speed has the optimiser in it already
         training += plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
-    trying = _trials(plan, device, threads) * training / max(1, plan.steps(used) * plan.gradient_accumulation)
+    batch = training / max(1, plan.steps(used) * plan.gradient_accumulation)
+    trying = _trials(plan, device, threads, batch) * batch
     free = capacity.free_memory(device)
     verdict = capacity.verdict(memory.total, free)
     return Estimate(
@@ -283,6 +284,7 @@ class _Dry:
         lower = None if plan.noise else stand_in(wrapped, everything, dtype)
         prefix = shared_prefix(kept)
         rows = _rows(longest, prefix, plan, dtype, config, lower, plan.prompt_loss_weight)
+        rows = [thin(row, plan.prompt_loss_share) for row in rows]
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
@@ -404,9 +406,11 @@ def _tokens(examples: Sequence[Example], plan: Plan) -> int:
     return plan.epochs * (own + prefix * batches)
 
 
-def _trials(plan: Plan, device: str, threads: Sequence[int]) -> int:
-    """Batches that ``measure.calibrate_threads`` computes before the first step."""
-    return (1 + TRIALS) * len(threads) if device == "cpu" and plan.threads == 0 and len(threads) > 1 else 0
+def _trials(plan: Plan, device: str, threads: Sequence[int], seconds: float) -> int:
+    """Batches of so many seconds that ``measure.calibrate_threads`` computes before the first step."""
+    if device != "cpu" or plan.threads != 0 or len(threads) <= 1:
+        return 0
+    return (1 + trials(seconds)) * len(threads)
 
 
 def _looking(work: Workload, flops: float, rate: float, seconds_per_token: float) -> float:

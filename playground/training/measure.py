@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-TRIALS = 2  # timed steps for each thread count, after one that is not timed
+TRIALS = 2  # timed steps for each thread count, after one that is not
+LONG = 0.5  # seconds: a step that takes longer scatters little, and is timed once
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -135,11 +136,16 @@ def calibrate_threads(step: Callable[[], None], most: int | None = None) -> tupl
     seconds = {}
     for threads in (most, 1):
         torch.set_num_threads(threads)
-        step()  # kernels and packed weights are made anew for each count: half as long again
-        seconds[threads] = min(_timed(step) for _ in range(TRIALS))
+        first = _timed(step)  # kernels and packed weights are made anew for each count: half as long again
+        seconds[threads] = min(_timed(step) for _ in range(trials(first)))
     best = min(seconds, key=seconds.__getitem__)
     torch.set_num_threads(best)
     return best, seconds
+
+
+def trials(seconds: float) -> int:
+    """How often ``calibrate_threads`` times a step that takes so long, after a first one that does not count."""
+    return 1 if seconds > LONG else TRIALS
 
 
 def _timed(step: Callable[[], None]) -> float:

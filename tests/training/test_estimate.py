@@ -106,12 +106,14 @@ def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_example
 
 def test_flops_are_two_a_weight_and_token_forward_and_more_where_weights_are_learnt(folder, make_examples):
     examples = make_examples(4)
-    (row,) = pack(examples, shared_prefix(examples), 1024, torch.device("meta"), torch.float32)
+    prefix = shared_prefix(examples)
+    (row,) = pack(examples, prefix, 1024, torch.device("meta"), torch.float32)
     with torch.device("meta"):
         all_weights, few = full(skeleton(folder)), lora(skeleton(folder))
     base, adapter = dry_step(all_weights, row), dry_step(few, row)
     linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3)
-    attention = 2 * 4 * row.tokens * 32 * row.tokens
+    own = [len(example.ids) - 1 - prefix for example in examples]
+    attention = 2 * 4 * 32 * (prefix**2 + sum(tokens * (prefix + tokens) for tokens in own))
     head = 2 * row.answers * 32 * 64
     assert base.forward_flops == pytest.approx(2 * row.tokens * linear + attention + head, rel=0.05)
     assert base.flops > 2.8 * base.forward_flops
@@ -122,8 +124,11 @@ def test_prompts_that_count_take_memory_for_their_logits(guess, make_examples):
     examples = make_examples(8)
     weighted = dataclasses.replace(PLAN, prompt_loss_weight=0.1)
     without, with_prompts = guess(examples), guess(examples, plan=weighted)
+    few = guess(examples, plan=dataclasses.replace(weighted, prompt_loss_share=0.25))
+    for less, more in ((without, few), (few, with_prompts)):
+        assert more.memory.activations >= less.memory.activations
+        assert more.flops_per_token > less.flops_per_token
     assert with_prompts.memory.activations > without.memory.activations
-    assert with_prompts.flops_per_token > without.flops_per_token
 
 
 def test_activations_follow_what_is_trained(guess, make_examples):
@@ -206,6 +211,12 @@ def test_batches_that_choose_the_thread_count_take_time(guess, make_examples, mo
     monkeypatch.setattr(capacity, "thread_counts", lambda threads: (threads,) if threads else (1, 2))
     set_before = guess(make_examples(8), dataclasses.replace(PLAN, threads=1), tokens_per_second=10.0)
     chosen = guess(make_examples(8), dataclasses.replace(PLAN, threads=0), tokens_per_second=10.0)
+    step = set_before.seconds / set_before.steps
+    assert step > measure.LONG
+    assert chosen.seconds - set_before.seconds == pytest.approx(2 * (1 + 1) * step)
+    quick = {"tokens_per_second": 10_000.0}
+    set_before = guess(make_examples(8), dataclasses.replace(PLAN, threads=1), **quick)
+    chosen = guess(make_examples(8), dataclasses.replace(PLAN, threads=0), **quick)
     trials = 2 * (1 + measure.TRIALS) * set_before.seconds / set_before.steps
     assert chosen.seconds - set_before.seconds == pytest.approx(trials)
 

@@ -69,3 +69,14 @@ def test_the_faster_thread_count_is_set():
         assert best == torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("long", "each"), [(10.0, 1 + measure.TRIALS), (0.0, 2)])
+def test_long_steps_are_timed_once(monkeypatch, long, each):
+    before, steps = torch.get_num_threads(), []
+    monkeypatch.setattr(measure, "LONG", long)
+    try:
+        calibrate_threads(lambda: steps.append(torch.get_num_threads()), most=2)
+    finally:
+        torch.set_num_threads(before)
+    assert steps == [2] * each + [1] * each
