@@ -2,8 +2,8 @@
 
 A row of several examples has a mask in which most pairs of tokens do not see each other, and PyTorch's attention on a
 CPU computes them all the same: the square of the row's length. Here each example's tokens meet the shared beginning
-and themselves alone, with the same result (tests/training/test_packed_attention.py). A CUDA GPU is quicker with the
-whole row at once.
+and themselves alone, with the same result (tests/training/test_packed_attention.py). On a CUDA GPU, where it was not
+tried, the row stays whole.
 """
 
 from collections.abc import Sequence

@@ -39,8 +39,8 @@ class Plan:
     ``prompt_loss_weight`` is what a token of the prompt counts in the loss beside one of the answer; those that all
     examples share count nothing. Huerta-Enochian and Ko 2024 (arXiv:2401.13586) find 0.01 to 0.1 best where answers
     are short. ``prompt_loss_share`` is the share of the prompts' tokens that are drawn in each pass for that
-    (playground.training.batches.thin). ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the first trained block (both
-    playground.training.noise).
+    (playground.training.batches.thin). ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the
+    first trained block (both playground.training.noise).
 
     One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a

@@ -87,8 +87,12 @@ def test_a_share_of_the_prompts_stands_for_all(make_model, make_examples):
     assert all(torch.equal(one.labels[~one.prompts], row.labels[~row.prompts]) for one in thinned)
     assert not torch.equal(thinned[0].inputs["logits_to_keep"], thinned[1].inputs["logits_to_keep"])
     logits = model(**thinned[0].inputs, use_cache=False).logits
-    torch.testing.assert_close(logits, model(**row.inputs, use_cache=False).logits[:, _places(row, thinned[0])])
-    drawn = torch.stack([torch.bincount(one.inputs["logits_to_keep"], minlength=row.tokens) for one in thinned])
+    torch.testing.assert_close(
+        logits, model(**row.inputs, use_cache=False).logits[:, _places(row, thinned[0])]
+    )
+    drawn = torch.stack(
+        [torch.bincount(one.inputs["logits_to_keep"], minlength=row.tokens) for one in thinned]
+    )
     weights = drawn.float().mean(0)[row.inputs["logits_to_keep"]] * thinned[0].prompt_weight
     torch.testing.assert_close(weights[row.prompts[0]], torch.full((prompts,), 0.3), rtol=0.2, atol=0)
 
