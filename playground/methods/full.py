@@ -35,16 +35,6 @@ class FullParams(TrainingParams):
     )
     epochs: int = parameter(5, "Epochs", "How often each training example is seen.", minimum=1, maximum=100)
     batch_size: int = parameter(4, "Batch size", "Examples computed at once.", minimum=1, maximum=256)
-    prompt_loss_share: float = parameter(
-        1.0,
-        "Prompt loss share",
-        "Share of the inputs' tokens that are drawn in each step for the prompt loss, each counting as much more: "
-        "fewer take less time and memory where the vocabulary is large.",
-        minimum=0.01,
-        maximum=1,
-        step=0.01,
-        advanced=True,
-    )
     embedding_noise: float = parameter(
         5.0,
         "Embedding noise",
@@ -84,9 +74,7 @@ class Full(Parametric):
         from playground.models import device
 
         reduced = device.choose(Settings.from_environment()).dtype == torch.bfloat16
-        return replace(
-            super().plan(params, seed), autocast=reduced, prompt_loss_share=params.prompt_loss_share
-        )
+        return replace(super().plan(params, seed), autocast=reduced)
 
     def wrap(self, params: FullParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
         """See ``Parametric.wrap``."""

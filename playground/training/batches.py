@@ -7,7 +7,7 @@ line an example (tests/training/test_batches.py), with far fewer tokens to compu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,28 +166,6 @@ def _mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     seen = (order[:, None] >= order) & ((segments == 0) | (segments[:, None] == segments))
     mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
-
-
-def thin(row: Row, share: float, generator: torch.Generator | None = None) -> Row:
-    """The packed row with that share of its prompt labels, drawn at random, each counting 1/share times as much.
-
-    Loss and gradient are the same on average, and the output head computes fewer logits. A padded row stays as it is.
-    """
-    kept = row.inputs["logits_to_keep"]
-    if row.prompts is None or share == 1 or not isinstance(kept, torch.Tensor):
-        return row
-    prompts = row.labels.numel() - row.answers
-    drawn = max(1, round(share * prompts))
-    order = torch.rand(row.labels.numel(), generator=generator).to(kept.device)
-    order = order.masked_fill(~row.prompts[0], 2.0)  # answers come before all prompts
-    chosen = order.topk(min(row.answers + drawn, row.labels.numel())).indices.sort().values
-    return replace(
-        row,
-        inputs=row.inputs | {"logits_to_keep": kept[chosen]},
-        labels=row.labels[:, chosen],
-        prompts=row.prompts[:, chosen],
-        prompt_weight=row.prompt_weight * prompts / drawn,
-    )
 
 
 def pad(

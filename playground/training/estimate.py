@@ -44,7 +44,7 @@ from torch import nn
 
 from playground.data.tasks import Item
 from playground.training import capacity, mixed
-from playground.training.batches import Example, Row, pack, pad, shared_prefix, thin
+from playground.training.batches import Example, Row, pack, pad, shared_prefix
 from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
 from playground.training.lower_blocks import LowerBlocks, stand_in
@@ -284,7 +284,6 @@ class _Dry:
         lower = None if plan.noise else stand_in(wrapped, everything, dtype)
         prefix = shared_prefix(kept)
         rows = _rows(longest, prefix, plan, dtype, config, lower, plan.prompt_loss_weight)
-        rows = [thin(row, plan.prompt_loss_share) for row in rows]
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens

@@ -21,7 +21,7 @@ from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.models.quantise import numbers
 from playground.training import checkpoints, gradients, lower_blocks, mixed
-from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix, thin
+from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.lower_blocks import LowerBlocks
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
 from playground.training.memory import out_of_memory
@@ -38,9 +38,8 @@ class Plan:
 
     ``prompt_loss_weight`` is what a token of the prompt counts in the loss beside one of the answer; those that all
     examples share count nothing. Huerta-Enochian and Ko 2024 (arXiv:2401.13586) find 0.01 to 0.1 best where answers
-    are short. ``prompt_loss_share`` is the share of the prompts' tokens that are drawn in each pass for that
-    (playground.training.batches.thin). ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the
-    first trained block (both playground.training.noise).
+    are short. ``noise`` is NEFTune's α, ``state_noise`` the share of noise on what enters the first trained block (both
+    playground.training.noise).
 
     One step of the optimiser sees ``batch_size`` × ``gradient_accumulation`` examples. ``evals`` is how
     often the dev loss is taken after the start. ``patience`` stops after so many evaluations without a
@@ -61,7 +60,6 @@ class Plan:
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     prompt_loss_weight: float = 0.0
-    prompt_loss_share: float = 1.0
     noise: float = 0.0
     state_noise: float = 0.0
     max_length: int = 512
@@ -487,8 +485,7 @@ class _Training:
         order = self._order(epoch)[at * self.plan.effective_batch : (at + 1) * self.plan.effective_batch]
         chosen = [self.examples[index] for index in order]
         size, plan = self.plan.batch_size, self.plan
-        draw = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-        micro = [
+        return [
             _rows(
                 self.model,
                 chosen[start : start + size],
@@ -501,7 +498,6 @@ class _Training:
             )
             for start in range(0, len(chosen), size)
         ]
-        return [[thin(row, plan.prompt_loss_share, draw) for row in rows] for rows in micro]
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + epoch)

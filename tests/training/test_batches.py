@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from transformers import MistralConfig, MistralForCausalLM
 
-from playground.training.batches import Example, can_pack, pack, pad, shared_prefix, thin
+from playground.training.batches import Example, can_pack, pack, pad, shared_prefix
 from playground.training.text import row_loss
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
@@ -75,39 +75,6 @@ def test_prompts_count_their_weight_beyond_the_shared_beginning(make_model, make
     ours, theirs = gradients(model, found), gradients(model, wanted)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
-
-
-def test_a_share_of_the_prompts_stands_for_all(make_model, make_examples):
-    model, examples = make_model(), make_examples()
-    (row,) = pack(examples, shared_prefix(examples), 1000, CPU, FLOAT, prompt_weight=0.3)
-    draw = torch.Generator().manual_seed(0)
-    thinned = [thin(row, 0.25, draw) for _ in range(2000)]
-    prompts = row.labels.numel() - row.answers
-    assert all(one.labels.shape == (1, row.answers + round(0.25 * prompts)) for one in thinned)
-    assert all(torch.equal(one.labels[~one.prompts], row.labels[~row.prompts]) for one in thinned)
-    assert not torch.equal(thinned[0].inputs["logits_to_keep"], thinned[1].inputs["logits_to_keep"])
-    logits = model(**thinned[0].inputs, use_cache=False).logits
-    torch.testing.assert_close(
-        logits, model(**row.inputs, use_cache=False).logits[:, _places(row, thinned[0])]
-    )
-    drawn = torch.stack(
-        [torch.bincount(one.inputs["logits_to_keep"], minlength=row.tokens) for one in thinned]
-    )
-    weights = drawn.float().mean(0)[row.inputs["logits_to_keep"]] * thinned[0].prompt_weight
-    torch.testing.assert_close(weights[row.prompts[0]], torch.full((prompts,), 0.3), rtol=0.2, atol=0)
-
-
-def _places(row, thinned):
-    """Where the thinned row's labels stand among the row's."""
-    return torch.searchsorted(row.inputs["logits_to_keep"], thinned.inputs["logits_to_keep"])
-
-
-def test_all_of_the_prompts_and_padded_rows_stay_as_they_are(make_examples):
-    examples = make_examples()
-    (row,) = pack(examples, shared_prefix(examples), 1000, CPU, FLOAT, prompt_weight=0.3)
-    (without,) = pack(examples, shared_prefix(examples), 1000, CPU, FLOAT)
-    padded = pad(examples, CPU, prefix=shared_prefix(examples), prompt_weight=0.3)
-    assert thin(row, 1.0) is row and thin(padded, 0.5) is padded and thin(without, 0.5) is without
 
 
 def test_the_shared_beginning_is_computed_once(make_examples):

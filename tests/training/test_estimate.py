@@ -124,11 +124,8 @@ def test_prompts_that_count_take_memory_for_their_logits(guess, make_examples):
     examples = make_examples(8)
     weighted = dataclasses.replace(PLAN, prompt_loss_weight=0.1)
     without, with_prompts = guess(examples), guess(examples, plan=weighted)
-    few = guess(examples, plan=dataclasses.replace(weighted, prompt_loss_share=0.25))
-    for less, more in ((without, few), (few, with_prompts)):
-        assert more.memory.activations >= less.memory.activations
-        assert more.flops_per_token > less.flops_per_token
     assert with_prompts.memory.activations > without.memory.activations
+    assert with_prompts.flops_per_token > without.flops_per_token
 
 
 def test_activations_follow_what_is_trained(guess, make_examples):
