@@ -120,16 +120,16 @@ def _packed(
     prompt_weight: float = 0.0,
 ) -> Row:
     ids = list(examples[0].ids[:prefix])
-    positions, segments = list(range(prefix)), [0] * prefix
+    positions, sizes = list(range(prefix)), [prefix]
     keep: list[int] = []
     labels: list[int] = []
     prompts: list[bool] = []
-    for number, example in enumerate(examples, 1):
+    for example in examples:
         learnt = _learnt(example, prefix, prompt_weight)
         rest = example.ids[prefix:-1]  # nothing follows the last token: it is a label only
         ids += rest
         positions += range(prefix, prefix + len(rest))
-        segments += [number] * len(rest)
+        sizes.append(len(rest))
         keep += range(len(ids) - learnt, len(ids))
         labels += example.ids[-learnt:]
         prompts += [True] * (learnt - example.answer) + [False] * example.answer
@@ -138,10 +138,9 @@ def _packed(
     else:
         states = [hidden[example] for example in examples]
         inputs = {"inputs_embeds": torch.cat([states[0][:prefix], *(one[prefix:] for one in states)])[None]}
-    sizes = [prefix, *(len(example.ids) - 1 - prefix for example in examples)]
     inputs |= {
         "position_ids": torch.tensor([positions], device=device),
-        "attention_mask": mark(_mask(torch.tensor(segments, device=device), dtype), sizes),
+        "attention_mask": mark(_mask(sizes, device, dtype), sizes),
         "logits_to_keep": torch.tensor(keep, device=device),
     }
     answers = sum(example.answer for example in examples)
@@ -160,11 +159,16 @@ def _learnt(example: Example, prefix: int, prompt_weight: float) -> int:
     return len(example.ids) - 1 - prefix if prompt_weight else example.answer
 
 
-def _mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Additive mask (1, 1, tokens, tokens): itself and the past of the own segment and of segment 0."""
-    order = torch.arange(len(segments), device=segments.device)
+def _mask(sizes: Sequence[int], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Additive mask (1, 1, tokens, tokens): itself and the past of the own segment and of segment 0.
+
+    ``sizes`` are the segments' tokens.
+    """
+    numbers = [number for number, size in enumerate(sizes) for _ in range(size)]
+    segments = torch.tensor(numbers, device=device)
+    order = torch.arange(len(numbers), device=device)
     seen = (order[:, None] >= order) & ((segments == 0) | (segments[:, None] == segments))
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
 
 
