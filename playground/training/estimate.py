@@ -290,7 +290,8 @@ class _Dry:
         looks = _rows(dev, shared_prefix(dev), plan, dtype, config, lower) if dev else []
         look = max(looks, key=lambda row: row.tokens, default=None)
         try:
-            with mixed.half_products(wrapped) if half else nullcontext():
+            prompts = bool(plan.prompt_loss_weight)
+            with mixed.half_products(wrapped, prompts) if half else nullcontext():
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
                 step, row = _either(wrapped, row, longest, prefix, again=again, lower=lower)

@@ -2,8 +2,8 @@
 
 Some newer CPUs multiply bfloat16 about twice as fast as float32, older ones many times slower:
 ``playground.models.device.half_pays`` decides. As in Micikevicius et al. 2018 (arXiv:1710.03740) the weights
-that are trained, their gradients and the optimiser stay in float32. The output head stays in float32, too:
-it sees answer tokens only.
+that are trained, their gradients and the optimiser stay in float32. The output head stays in float32, too, where it
+sees answer tokens only; for prompts' tokens see playground.training.token_losses.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch import nn
 
 from playground.models.device import half_pays
 from playground.models.quantise import quantised
-from playground.training import gated_mlp, gradients
+from playground.training import gated_mlp, gradients, token_losses
 from playground.training.gated_mlp import HALF
 
 THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
@@ -27,12 +27,15 @@ def pays(device: torch.device) -> bool:
 
 
 @contextmanager
-def half_products(network: nn.Module) -> Iterator[int]:
+def half_products(network: nn.Module, prompts: bool = False) -> Iterator[int]:
     """Inside the block the network's plain float32 linear layers multiply in bfloat16; gives their number.
 
     A frozen weight is rounded once and kept beside the original (2 bytes a weight); a trained one is
     rounded at each pass; a quantised one below a fused LoRA layer is dequantised to bfloat16. The output
     head, thin trained layers, other quantised ones and subclasses stay as they are.
+
+    Args:
+        prompts: prompts' tokens are learnt, too: the head is ready for them (playground.training.token_losses).
     """
     head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     layers = [layer for layer in network.modules() if _plain(layer) and layer is not head]
@@ -46,7 +49,8 @@ def half_products(network: nn.Module) -> Iterator[int]:
     for module, parts in gated.items():
         module.forward = gated_mlp.forward(parts)
     try:
-        yield len(layers) + len(packed)
+        with token_losses.ready(head if prompts else None):
+            yield len(layers) + len(packed)
     finally:
         for module in gated:
             del module.forward

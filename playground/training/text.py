@@ -20,7 +20,7 @@ from torch import nn
 from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
 from playground.models.quantise import numbers
-from playground.training import checkpoints, gradients, lower_blocks, mixed
+from playground.training import checkpoints, gradients, lower_blocks, mixed, token_losses
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.lower_blocks import LowerBlocks
 from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
@@ -246,15 +246,26 @@ def objective(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``row_loss``, and the part of it that the answers have, without a gradient."""
     with lower.left_out() if lower else nullcontext():
-        logits = model(**row.inputs, use_cache=False).logits
-    logits, labels = logits.reshape(-1, logits.shape[-1]).float(), row.labels.reshape(-1)
+        losses = _losses(model, row)
     if row.prompts is None:
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        loss = losses.sum()
         return loss, loss.detach()
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
     prompts = row.prompts.reshape(-1)
     answers = losses.masked_fill(prompts, 0.0).sum()
     return answers + row.prompt_weight * losses.masked_fill(~prompts, 0.0).sum(), answers.detach()
+
+
+def _losses(model: nn.Module, row: Row) -> torch.Tensor:
+    """The cross-entropy of each label, 0 where there is none; (labels,)."""
+    labels = row.labels.reshape(-1)
+    found = token_losses.of(model) if row.prompts is not None else None
+    if found and (states := token_losses.states(model, found[0], row.inputs)) is not None:
+        exact = torch.nonzero_static(~row.prompts.reshape(-1), size=row.answers)[:, 0]
+        losses = found[1](states.reshape(-1, states.shape[-1]), labels, exact)
+        return losses.masked_fill(labels == IGNORED, 0.0)
+    logits = model(**row.inputs, use_cache=False).logits
+    logits = logits.reshape(-1, logits.shape[-1]).float()
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
 
 
 def _rows(
@@ -472,7 +483,7 @@ class _Training:
             self.state.mixed = mixed.pays(self.device) if self.plan.mixed is None else self.plan.mixed
         if not self.state.mixed or self.plan.autocast or self.dtype != torch.float32:
             return nullcontext(0)
-        return mixed.half_products(self.model)
+        return mixed.half_products(self.model, bool(self.plan.prompt_loss_weight))
 
     def _precision(self):
         if not self.plan.autocast:

@@ -1,0 +1,151 @@
+"""The cross-entropy of many tokens at a large vocabulary, without the logits in float32.
+
+Where prompts are learnt, too, most of what the output head computes is theirs: of a step of full fine-tuning a fifth.
+Each of them counts little, so their logits are computed in bfloat16, as in mixed precision anywhere else
+(playground.training.mixed). The answers' losses, which are told and compared, stay exact. What goes back is in
+bfloat16 for all, as in every other layer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from playground.training.gated_mlp import HALF
+
+BLOCK = 4096  # rows of the weight that are multiplied at once
+ROWS = 32  # tokens whose logits are widened to float32 at once: 6 MB for a vocabulary of 50,000
+NAME = "token_losses"  # attribute of an output head that has been made ready
+
+Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@contextmanager
+def ready(head: nn.Module | None) -> Iterator[None]:
+    """Inside the block ``of`` gives the losses of this output head: a linear layer in float32 without a bias.
+
+    A frozen weight is rounded once and kept, as ``rounded`` (2 bytes a weight); of a trained one the room for its
+    gradient is kept from step to step.
+    """
+    if not _fits(head):
+        yield
+        return
+    head.rounded = None if head.weight.requires_grad else head.weight.detach().to(HALF)
+    matrix = _Matrix(head.weight, head.rounded)
+    setattr(
+        head, NAME, lambda states, labels, exact: _Losses.apply(states, head.weight, labels, exact, matrix)
+    )
+    try:
+        yield
+    finally:
+        del head.rounded
+        vars(head).pop(NAME, None)
+
+
+def _fits(head: nn.Module | None) -> bool:
+    plain = type(head) is nn.Linear and head.bias is None and "forward" not in vars(head)
+    return plain and head.weight.dtype == torch.float32
+
+
+def of(network: nn.Module) -> tuple[nn.Module, Losses] | None:
+    """The network's output head and what computes losses from its inputs; None where it is not ``ready``.
+
+    The losses take what the head is given (tokens, width), the label of each token (-100 = none: what its loss is
+    then means nothing), and the numbers of those that are computed exactly; they give (tokens,).
+    """
+    head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
+    losses = vars(head).get(NAME) if head is not None else None
+    return (head, losses) if losses else None
+
+
+def states(network: nn.Module, head: nn.Module, inputs: dict) -> torch.Tensor | None:
+    """What the network gives its output head, (1, tokens, width) or (batch, tokens, width).
+
+    None where the network does more with its logits (Gemma 2 caps them, Granite scales them): then the head is not
+    ready any more, and its logits have to be asked for.
+    """
+    given = []
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        given.append(x)
+        return x
+
+    head.forward = note
+    try:
+        found = network(**inputs, use_cache=False).logits
+    finally:
+        del head.forward
+    if given and found is given[0]:
+        return found
+    delattr(head, NAME)
+    return None
+
+
+class _Matrix:
+    """An output head's weight (vocabulary, width), multiplied in bfloat16 a few rows at a time.
+
+    So what is rounded or widened on the way stays in the processor's cache, and nothing of the weight's size has to
+    be fetched from the system at every step.
+    """
+
+    def __init__(self, weight: nn.Parameter, rounded: torch.Tensor | None):
+        self.weight, self.rounded = weight, rounded
+        self._room: torch.Tensor | None = None
+
+    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Which rows, and those rows in bfloat16."""
+        for start in range(0, len(self.weight), BLOCK):
+            rows = slice(start, start + BLOCK)
+            part = self.weight.detach() if self.rounded is None else self.rounded
+            yield rows, part[rows].to(HALF)
+
+    def learn(self, errors: torch.Tensor, states: torch.Tensor) -> None:
+        """Add errorsᵀ (vocabulary, tokens) · states (tokens, width), both in bfloat16, to the gradient."""
+        first = self.weight.grad is None
+        if first:
+            self._room = torch.empty_like(self.weight) if self._room is None else self._room
+            self.weight.grad = self._room
+        for start in range(0, len(self.weight), BLOCK):
+            rows = slice(start, start + BLOCK)
+            found = errors[:, rows].T @ states
+            self.weight.grad[rows].copy_(found) if first else self.weight.grad[rows].add_(found)
+
+
+class _Losses(torch.autograd.Function):
+    """x (tokens, width) in float32, ``exact`` the numbers of some tokens; the weight stands there for autograd."""
+
+    @staticmethod
+    def forward(ctx, x, weight, labels, exact, matrix):
+        half, labels = x.to(HALF), labels.clamp(min=0)
+        errors = half.new_empty(len(x), len(weight))  # logits; then the losses' gradient by them
+        for columns, rows in matrix.blocks():
+            errors[:, columns] = half @ rows.T
+        losses = torch.empty_like(labels, dtype=x.dtype)
+        for part, label, loss in zip(errors.split(ROWS), labels.split(ROWS), losses.split(ROWS), strict=True):
+            found, error = _cross_entropy(part.float(), label)
+            loss.copy_(found)
+            part.copy_(error)
+        logits = (weight @ x[exact].T).T.contiguous()  # of a few tokens it is twice as fast as x·Wᵀ
+        losses[exact], answers = _cross_entropy(logits, labels[exact])
+        errors[exact] = answers.to(HALF)
+        ctx.save_for_backward(half, errors)
+        ctx.matrix = matrix
+        return losses
+
+    @staticmethod
+    def backward(ctx, gradient):
+        half, errors = ctx.saved_tensors
+        gradient = gradient[:, None]
+        if ctx.needs_input_grad[1]:
+            ctx.matrix.learn(errors, (half * gradient).to(HALF))
+        below = sum((errors[:, columns] @ rows).float() for columns, rows in ctx.matrix.blocks())
+        return below * gradient, None, None, None, None
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses (tokens,) of logits (tokens, vocabulary), and their gradient by the logits."""
+    logarithms, at = logits.log_softmax(-1), labels[:, None]
+    losses = -logarithms.gather(1, at)[:, 0]
+    errors = logarithms.exp_()
+    return losses, errors.scatter_add_(1, at, torch.full_like(at, -1, dtype=errors.dtype))
