@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TRIALS = 2  # timed steps for each thread count, after one that is not
+HOPELESS = 2  # a count whose first step takes so many times as long as the other's cannot win
 LONG = 0.5  # seconds: a step that takes longer scatters little, and is timed once
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -137,6 +138,9 @@ def calibrate_threads(step: Callable[[], None], most: int | None = None) -> tupl
     for threads in (most, 1):
         torch.set_num_threads(threads)
         first = _timed(step)  # kernels and packed weights are made anew for each count: half as long again
+        if seconds and first > HOPELESS * seconds[most]:
+            seconds[threads] = first
+            continue
         seconds[threads] = min(_timed(step) for _ in range(trials(first)))
     best = min(seconds, key=seconds.__getitem__)
     torch.set_num_threads(best)

@@ -1,6 +1,7 @@
 """What an estimate promises against what a training of a tiny model really does."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from playground.training import capacity, measure
 from playground.training.batches import Example, pack, shared_prefix
 from playground.training.dry_step import dry_step
 from playground.training.estimate import QUANTISED, SAMPLED, Workload, estimate, part
+from playground.training.mixed import half_products
 from playground.training.text import Plan, row_loss, train
 from playground.training.weightless import skeleton
 
@@ -83,9 +85,10 @@ class Live(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.1])
 @pytest.mark.parametrize("wrap", [lora, full])
-def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_examples, wrap, prompt_weight):
+def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_examples, wrap, prompt_weight, half):
     examples = make_examples(4)
     rows = [
         pack(
@@ -96,10 +99,14 @@ def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_example
     real = wrap(make_model()).train()
     with torch.device("meta"):
         dry = wrap(skeleton(folder))
-    given = [*real.parameters(), *real.buffers()]
-    with Live(given) as live:
-        row_loss(real, rows[0]).backward()
-    found = dry_step(dry, rows[1])
+    products = half_products if half else lambda *_: nullcontext()
+    with products(real, prompt_weight > 0):
+        copies = [getattr(layer, "rounded", None) for layer in real.modules()]
+        given = [*real.parameters(), *real.buffers(), *(copy for copy in copies if copy is not None)]
+        with Live(given) as live:
+            row_loss(real, rows[0]).backward()
+    with products(dry, prompt_weight > 0):
+        found = dry_step(dry, rows[1])
     assert found.peak_bytes == pytest.approx(live.peak, rel=0.08)
     assert all(parameter.grad is None for parameter in dry.parameters())
 

@@ -80,3 +80,18 @@ def test_long_steps_are_timed_once(monkeypatch, long, each):
     finally:
         torch.set_num_threads(before)
     assert steps == [2] * each + [1] * each
+
+
+def test_a_count_of_threads_that_cannot_win_is_not_tried_again():
+    before, steps = torch.get_num_threads(), []
+
+    def step():
+        steps.append(torch.get_num_threads())
+        time.sleep(0.08 if steps[-1] == 1 else 0.01)
+
+    try:
+        best, seconds = calibrate_threads(step, most=2)
+    finally:
+        torch.set_num_threads(before)
+    assert best == 2 and steps.count(1) == 1 and steps.count(2) == 1 + measure.TRIALS
+    assert seconds[1] >= 0.08
