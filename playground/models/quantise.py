@@ -19,6 +19,7 @@ from playground.models.device import Device
 # "nf4-single": the scales in float32; "int8": LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339)
 KINDS = ("nf4", "nf4-single", "int8")
 
+PACKED = {"Params4bit", "Int8Params"}  # bitsandbytes' types of weights
 BLOCK = 64  # weights that share one scale
 
 
@@ -73,7 +74,15 @@ def settle(network: nn.Module) -> nn.Module:
                 f"wide, which is no multiple of {BLOCK}. Choose 8 bits, or LoRA."
             )
         layer.support_avx512bf16_for_cpu = False
+    _leave_file(network)
     return network
+
+
+def _leave_file(network: nn.Module) -> None:
+    """Copy what was not packed: as a view of the mapped file it would keep the whole of it in memory."""
+    for value in (*network.parameters(), *network.buffers()):
+        if value.device.type == "cpu" and type(value).__name__ not in PACKED:
+            value.data = value.data.clone()
 
 
 def _eight_bit(layer: nn.Module):
@@ -90,7 +99,7 @@ def _eight_bit(layer: nn.Module):
 
 def quantised(layer: nn.Module) -> bool:
     """Whether it is one of bitsandbytes' linear layers, its weight packed."""
-    return type(getattr(layer, "weight", None)).__name__ in {"Params4bit", "Int8Params"}
+    return type(getattr(layer, "weight", None)).__name__ in PACKED
 
 
 def any_quantised(network: nn.Module) -> bool:

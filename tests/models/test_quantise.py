@@ -1,6 +1,8 @@
 """Quantised loading on a tiny random Llama with a tiny tokenizer: no downloads."""
 
 import copy
+import gc
+from pathlib import Path
 
 import pytest
 import tiny
@@ -43,6 +45,21 @@ def test_linear_layers_are_packed_and_the_rest_is_not(folder, kind):
     assert model.quantization == kind and model.dtype == torch.float32
     assert model.model.get_input_embeddings().weight.dtype == torch.float32
     assert loaded(folder).quantization is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
+@pytest.mark.parametrize("kind", quantise.KINDS)
+def test_the_file_does_not_stay_in_memory(folder, kind):
+    def mapped():
+        gc.collect()
+        return str(folder) in Path("/proc/self/maps").read_text()
+
+    assert not mapped()
+    plain = loaded(folder)
+    assert mapped()  # so it would be seen
+    del plain
+    packed = loaded(folder, kind)
+    assert not mapped() and packed.model.get_input_embeddings().weight.isfinite().all()
 
 
 @pytest.mark.parametrize(("kind", "most"), [("nf4", 0.12), ("nf4-single", 0.12), ("int8", 0.01)])
