@@ -23,29 +23,27 @@ Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @contextmanager
 def ready(head: nn.Module | None) -> Iterator[None]:
-    """Inside the block ``of`` gives the losses of this output head: a linear layer in float32 without a bias.
+    """Inside the block ``of`` gives the losses of this output head: a trained linear layer in float32 without a bias.
 
-    A frozen weight is rounded once and kept, as ``rounded`` (2 bytes a weight); of a trained one the room for its
-    gradient is kept from step to step.
+    The room for its gradient is kept from step to step. A frozen head has half as much to do, and a step of LoRA
+    took as long either way.
     """
     if not _fits(head):
         yield
         return
-    head.rounded = None if head.weight.requires_grad else head.weight.detach().to(HALF)
-    matrix = _Matrix(head.weight, head.rounded)
+    matrix = _Matrix(head.weight)
     setattr(
         head, NAME, lambda states, labels, exact: _Losses.apply(states, head.weight, labels, exact, matrix)
     )
     try:
         yield
     finally:
-        del head.rounded
         vars(head).pop(NAME, None)
 
 
 def _fits(head: nn.Module | None) -> bool:
     plain = type(head) is nn.Linear and head.bias is None and "forward" not in vars(head)
-    return plain and head.weight.dtype == torch.float32
+    return plain and head.weight.dtype == torch.float32 and head.weight.requires_grad
 
 
 def of(network: nn.Module) -> tuple[nn.Module, Losses] | None:
@@ -89,16 +87,15 @@ class _Matrix:
     be fetched from the system at every step.
     """
 
-    def __init__(self, weight: nn.Parameter, rounded: torch.Tensor | None):
-        self.weight, self.rounded = weight, rounded
+    def __init__(self, weight: nn.Parameter):
+        self.weight = weight
         self._room: torch.Tensor | None = None
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Which rows, and those rows in bfloat16."""
         for start in range(0, len(self.weight), BLOCK):
             rows = slice(start, start + BLOCK)
-            part = self.weight.detach() if self.rounded is None else self.rounded
-            yield rows, part[rows].to(HALF)
+            yield rows, self.weight.detach()[rows].to(HALF)
 
     def learn(self, errors: torch.Tensor, states: torch.Tensor) -> None:
         """Add errorsᵀ (vocabulary, tokens) · states (tokens, width), both in bfloat16, to the gradient."""
@@ -137,8 +134,7 @@ class _Losses(torch.autograd.Function):
     def backward(ctx, gradient):
         half, errors = ctx.saved_tensors
         gradient = gradient[:, None]
-        if ctx.needs_input_grad[1]:
-            ctx.matrix.learn(errors, (half * gradient).to(HALF))
+        ctx.matrix.learn(errors, (half * gradient).to(HALF))
         below = sum((errors[:, columns] @ rows).float() for columns, rows in ctx.matrix.blocks())
         return below * gradient, None, None, None, None
 

@@ -1,7 +1,7 @@
 """A training step that learns prompts' tokens, too: their logits in bfloat16 against float32 logits and cross_entropy.
 
-``python tests/benchmarks/bench_prompt_loss.py [--repeats 3] [--no-record]`` trains one epoch with the presets of full
-fine-tuning and LoRA, in one process, in turns this way and that. Without a CPU that multiplies bfloat16 faster than
+``python tests/benchmarks/bench_prompt_loss.py [--repeats 3] [--no-record]`` trains one epoch with the preset of full
+fine-tuning, in one process, in turns this way and that. Without a CPU that multiplies bfloat16 faster than
 float32 there is nothing to compare.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not mixed.pays(torch.device("cpu")):
         sys.exit("This CPU does not multiply bfloat16 faster than float32: both ways are the same.")
-    rows = [row(name, arguments.repeats) for name in ("full", "lora")]
+    rows = [row("full", arguments.repeats)]
     if not arguments.no_record:
         from record import record
 
