@@ -69,6 +69,7 @@ def states(network: nn.Module, head: nn.Module, inputs: dict) -> torch.Tensor | 
         given.append(x)
         return x
 
+    chance = torch.get_rng_state()
     head.forward = note
     try:
         found = network(**inputs, use_cache=False).logits
@@ -76,6 +77,7 @@ def states(network: nn.Module, head: nn.Module, inputs: dict) -> torch.Tensor | 
         del head.forward
     if given and found is given[0]:
         return found
+    torch.set_rng_state(chance)  # as if it had not been tried: a resumed training tries again
     delattr(head, NAME)
     return None
 

@@ -101,20 +101,22 @@ def test_a_frozen_head_is_left_as_it_is():
 
 
 def test_a_network_that_does_more_with_its_logits_is_asked_for_them():
-    torch.manual_seed(0)
+    sizes = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
     model = Gemma2ForCausalLM(
-        Gemma2Config(
-            **SIZES, num_attention_heads=4, num_key_value_heads=4, head_dim=16, final_logit_softcapping=1.0
-        )
-    )
+        Gemma2Config(**sizes, final_logit_softcapping=1.0, attention_dropout=0.5)
+    ).train()
     row = pad(examples(), CPU, prefix=PREFIX, prompt_weight=0.1)
-    with half_products(model):
-        wanted = row_loss(model, row).item()
-    with half_products(model, True):
-        assert token_losses.of(model)
-        assert row_loss(model, row).item() == wanted
-        assert token_losses.of(model) is None
-        assert row_loss(model, row).item() == wanted
+
+    def losses(prompts):
+        torch.manual_seed(0)
+        with half_products(model, prompts):
+            assert (token_losses.of(model) is not None) == prompts
+            found = [row_loss(model, row).item() for _ in range(2)]  # dropout: the second differs
+            assert token_losses.of(model) is None
+        return found
+
+    wanted = losses(False)
+    assert wanted[0] != wanted[1] and losses(True) == wanted
 
 
 def test_only_a_plain_head_without_a_bias_is_made_ready_and_all_is_undone():
