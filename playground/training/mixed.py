@@ -17,6 +17,7 @@ from playground.models.device import half_pays
 from playground.models.quantise import quantised
 from playground.training import gated_mlp, gradients, token_losses
 from playground.training.gated_mlp import HALF
+from playground.training.structure import output_head
 
 THIN = 64  # a trained layer with fewer rows or columns (an adapter's) is cheap: it stays in float32
 
@@ -37,7 +38,7 @@ def half_products(network: nn.Module, prompts: bool = False) -> Iterator[int]:
     Args:
         prompts: prompts' tokens are learnt, too: the head is ready for them (playground.training.token_losses).
     """
-    head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
+    head = output_head(network)
     layers = [layer for layer in network.modules() if _plain(layer) and layer is not head]
     for layer in layers:
         layer.rounded = None if layer.weight.requires_grad else layer.weight.detach().to(HALF)

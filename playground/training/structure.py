@@ -45,6 +45,11 @@ def blocks(network: nn.Module) -> list[Block]:
     ]
 
 
+def output_head(network: nn.Module) -> nn.Module | None:
+    """The layer that gives the logits; None where the network has none or does not name it."""
+    return network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
+
+
 def upper(network: nn.Module, count: int) -> list[Block]:
     """The last ``count`` decoder layers in order; all of them for 0.
 

@@ -258,11 +258,11 @@ def objective(
 def _losses(model: nn.Module, row: Row) -> torch.Tensor:
     """The cross-entropy of each label, 0 where there is none; (labels,)."""
     labels = row.labels.reshape(-1)
-    found = token_losses.of(model) if row.prompts is not None else None
-    if found and (states := token_losses.states(model, found[0], row.inputs)) is not None:
+    if row.prompts is not None and (head := token_losses.of(model)):
         exact = torch.nonzero_static(~row.prompts.reshape(-1), size=row.answers)[:, 0]
-        losses = found[1](states.reshape(-1, states.shape[-1]), labels, exact)
-        return losses.masked_fill(labels == IGNORED, 0.0)
+        losses = token_losses.losses(model, head, row.inputs, labels, exact)
+        if losses is not None:
+            return losses.masked_fill(labels == IGNORED, 0.0)
     logits = model(**row.inputs, use_cache=False).logits
     logits = logits.reshape(-1, logits.shape[-1]).float()
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")

@@ -6,24 +6,23 @@ Each of them counts little, so their logits are computed in bfloat16, as in mixe
 bfloat16 for all, as in every other layer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from playground.training.gated_mlp import HALF
+from playground.training.structure import output_head
 
 BLOCK = 4096  # rows of the weight that are multiplied at once
 ROWS = 32  # tokens whose logits are widened to float32 at once: 6 MB for a vocabulary of 50,000
 NAME = "token_losses"  # attribute of an output head that has been made ready
 
-Losses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
 
 @contextmanager
 def ready(head: nn.Module | None) -> Iterator[None]:
-    """Inside the block ``of`` gives the losses of this output head: a trained linear layer in float32 without a bias.
+    """Inside the block ``of`` gives this output head: a trained linear layer in float32 without a bias.
 
     The room for its gradient is kept from step to step. A frozen head has half as much to do, and a step of LoRA
     took as long either way.
@@ -31,10 +30,7 @@ def ready(head: nn.Module | None) -> Iterator[None]:
     if not _fits(head):
         yield
         return
-    matrix = _Matrix(head.weight)
-    setattr(
-        head, NAME, lambda states, labels, exact: _Losses.apply(states, head.weight, labels, exact, matrix)
-    )
+    setattr(head, NAME, _Matrix(head.weight))
     try:
         yield
     finally:
@@ -46,23 +42,33 @@ def _fits(head: nn.Module | None) -> bool:
     return plain and head.weight.dtype == torch.float32 and head.weight.requires_grad
 
 
-def of(network: nn.Module) -> tuple[nn.Module, Losses] | None:
-    """The network's output head and what computes losses from its inputs; None where it is not ``ready``.
-
-    The losses take what the head is given (tokens, width), the label of each token (-100 = none: what its loss is
-    then means nothing), and the numbers of those that are computed exactly; they give (tokens,).
-    """
-    head = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
-    losses = vars(head).get(NAME) if head is not None else None
-    return (head, losses) if losses else None
+def of(network: nn.Module) -> nn.Module | None:
+    """The network's output head where it is ``ready``."""
+    head = output_head(network)
+    return head if head is not None and NAME in vars(head) else None
 
 
-def states(network: nn.Module, head: nn.Module, inputs: dict) -> torch.Tensor | None:
-    """What the network gives its output head, (1, tokens, width) or (batch, tokens, width).
+def losses(
+    network: nn.Module, head: nn.Module, inputs: dict, labels: torch.Tensor, exact: torch.Tensor
+) -> torch.Tensor | None:
+    """The loss of each token that the ``ready`` head is given; (tokens,).
 
     None where the network does more with its logits (Gemma 2 caps them, Granite scales them): then the head is not
     ready any more, and its logits have to be asked for.
+
+    Args:
+        labels: of each token, (tokens,); -100 = none: what its loss is then means nothing.
+        exact: numbers of the tokens whose logits are computed in float32.
     """
+    matrix, states = getattr(head, NAME), _states(network, head, inputs)
+    if states is None:
+        delattr(head, NAME)
+        return None
+    return _Losses.apply(states.reshape(-1, states.shape[-1]), head.weight, labels, exact, matrix)
+
+
+def _states(network: nn.Module, head: nn.Module, inputs: dict) -> torch.Tensor | None:
+    """What the network gives its output head, if it gives back just what that makes of it."""
     given = []
 
     def note(x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +84,6 @@ def states(network: nn.Module, head: nn.Module, inputs: dict) -> torch.Tensor | 
     if given and found is given[0]:
         return found
     torch.set_rng_state(chance)  # as if it had not been tried: a resumed training tries again
-    delattr(head, NAME)
     return None
 
 
@@ -93,11 +98,9 @@ class _Matrix:
         self.weight = weight
         self._room: torch.Tensor | None = None
 
-    def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Which rows, and those rows in bfloat16."""
-        for start in range(0, len(self.weight), BLOCK):
-            rows = slice(start, start + BLOCK)
-            yield rows, self.weight.detach()[rows].to(HALF)
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """All rows in bfloat16, ``BLOCK`` at a time."""
+        return (rows.to(HALF) for rows in self.weight.detach().split(BLOCK))
 
     def learn(self, errors: torch.Tensor, states: torch.Tensor) -> None:
         """Add errorsᵀ (vocabulary, tokens) · states (tokens, width), both in bfloat16, to the gradient."""
@@ -105,10 +108,9 @@ class _Matrix:
         if first:
             self._room = torch.empty_like(self.weight) if self._room is None else self._room
             self.weight.grad = self._room
-        for start in range(0, len(self.weight), BLOCK):
-            rows = slice(start, start + BLOCK)
-            found = errors[:, rows].T @ states
-            self.weight.grad[rows].copy_(found) if first else self.weight.grad[rows].add_(found)
+        for rows, columns in zip(self.weight.grad.split(BLOCK), errors.split(BLOCK, 1), strict=True):
+            found = columns.T @ states
+            rows.copy_(found) if first else rows.add_(found)
 
 
 class _Losses(torch.autograd.Function):
@@ -118,8 +120,8 @@ class _Losses(torch.autograd.Function):
     def forward(ctx, x, weight, labels, exact, matrix):
         half, labels = x.to(HALF), labels.clamp(min=0)
         errors = half.new_empty(len(x), len(weight))  # logits; then the losses' gradient by them
-        for columns, rows in matrix.blocks():
-            errors[:, columns] = half @ rows.T
+        for columns, rows in zip(errors.split(BLOCK, 1), matrix.blocks(), strict=True):
+            columns.copy_(half @ rows.T)
         losses = torch.empty_like(labels, dtype=x.dtype)
         for part, label, loss in zip(errors.split(ROWS), labels.split(ROWS), losses.split(ROWS), strict=True):
             found, error = _cross_entropy(part.float(), label)
@@ -137,7 +139,8 @@ class _Losses(torch.autograd.Function):
         half, errors = ctx.saved_tensors
         gradient = gradient[:, None]
         ctx.matrix.learn(errors, (half * gradient).to(HALF))
-        below = sum((errors[:, columns] @ rows).float() for columns, rows in ctx.matrix.blocks())
+        parts = zip(errors.split(BLOCK, 1), ctx.matrix.blocks(), strict=True)
+        below = sum((columns @ rows).float() for columns, rows in parts)
         return below * gradient, None, None, None, None
 
 

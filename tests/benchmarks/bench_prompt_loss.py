@@ -26,6 +26,8 @@ from playground.training import mixed, token_losses
 from playground.training.batches import encode
 from playground.training.text import TrainingResult, train
 
+METHOD = "full"
+
 
 def main() -> None:
     """Measure, print, and record unless told not to."""
@@ -35,18 +37,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if not mixed.pays(torch.device("cpu")):
         sys.exit("This CPU does not multiply bfloat16 faster than float32: both ways are the same.")
-    rows = [row("full", arguments.repeats)]
+    rows = [row(arguments.repeats)]
     if not arguments.no_record:
         from record import record
 
         print(record("prompt_loss", rows))
 
 
-def row(name: str, repeats: int) -> dict:
-    """One technique's row for ``record``."""
-    seconds = {way: statistics.median(found) for way, found in measured(name, repeats).items()}
+def row(repeats: int) -> dict:
+    """The row for ``record``."""
+    seconds = {way: statistics.median(found) for way, found in measured(repeats).items()}
     ours, theirs = seconds[True], seconds[False]
-    title = registry.method(name).title
+    title = registry.method(METHOD).title
     print(f"{title}: {ours:.3f} against {theirs:.3f} s a step: {theirs / ours:.2f} times")
     return {
         "what": f"{title}, a step that learns prompts' tokens, too",
@@ -59,12 +61,12 @@ def row(name: str, repeats: int) -> dict:
     }
 
 
-def measured(name: str, repeats: int) -> dict[bool, list[float]]:
+def measured(repeats: int) -> dict[bool, list[float]]:
     """Seconds of a step in each short training, with the losses of ``training.token_losses`` and without."""
     settings = Settings.from_environment()
     model = text.load(catalogue.model("smollm2-135m", settings), settings)
-    technique, chosen = registry.method(name), task("support-desk", settings)
-    params = technique.Params.parse(dict(presets.preset(name, "135m-cpu").values) | {"epochs": 1})
+    technique, chosen = registry.method(METHOD), task("support-desk", settings)
+    params = technique.Params.parse(dict(presets.preset(METHOD, "135m-cpu").values) | {"epochs": 1})
     plan = replace(technique.plan(params, 0), evals=0, threads=None, checkpoint_seconds=1e9)
     examples = encode(model, chosen, chosen.train)
     network = technique.wrap(params, model.model, 0)

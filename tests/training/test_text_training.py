@@ -98,7 +98,7 @@ def test_accumulated_batches_are_one_large_batch(make_model, make_examples, tmp_
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_resumed_training_equals_an_undisturbed_one(make_model, make_examples, tmp_path, drain, dropout):
-    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0)
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0, prompt_loss_weight=0.5)
     examples, dev = make_examples(16), make_examples(4, seed=1)
     whole = with_lora(make_model(), dropout)
     events, result = drain(train(whole, examples, dev, plan, tmp_path / "whole"))
