@@ -57,6 +57,11 @@ window.playground = {
         log.scrollTop = end ? log.scrollHeight : top;
       });
     };
+    // A toggle is told of later than it happens: of a fold that is drawn anew meanwhile, the click alone is left.
+    root.addEventListener('click', ({ target, defaultPrevented }) => {
+      const fold = !defaultPrevented && target.closest('summary')?.parentElement;
+      if (fold) open.set(key(fold), !fold.open);
+    });
     root.addEventListener('toggle', event => {
       if (event.target.isConnected) open.set(key(event.target), event.target.open);
     }, true);

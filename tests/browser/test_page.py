@@ -16,8 +16,9 @@ TRAINED = [label for id, label in OWN_TABS.items() if id in methods()]
 DRAWING = [label for label, _, members in IMAGE_TABS.values() if set(members) & set(methods())]
 TABS = ("Start", "Few-shot", "RAG", *TRAINED, "More PEFT", *DRAWING, "Compare", "Try", "Runs")
 
-DRAW_ANEW = """() => {
-  const drawn = document.querySelector('#run-detail details').parentElement;
+OPENED_AND_DRAWN_ANEW = """() => {  // before the browser tells of the toggle
+  const fold = document.querySelector('#run-detail details'), drawn = fold.parentElement;
+  fold.querySelector('summary').click();
   drawn.innerHTML = drawn.innerHTML.replaceAll(' open=""', '');
 }"""
 
@@ -295,8 +296,7 @@ def test_a_race_survives_a_reload_and_can_be_stopped(visit):
         visitor.page.click("#get-run")
     assert download.value.suggested_filename.endswith(".zip")
     folds = visitor.page.locator("#run-detail details")
-    folds.first.locator("summary").click()
-    visitor.page.evaluate(DRAW_ANEW)
+    visitor.page.evaluate(OPENED_AND_DRAWN_ANEW)
     expect(folds.first).to_have_attribute("open", "")
     visitor.picture("runs-after-stop")
     assert visitor.errors == []
