@@ -1,10 +1,11 @@
-"""One training step without numbers: how much memory it holds at its highest point, and how much it computes.
+"""One training step without numbers: its highest memory, how much it computes, and how much it moves.
 
 The model stands on PyTorch's meta device, where tensors have shapes but no contents. A real forward and
 backward pass runs over it, and a dispatch mode sees every operation: it adds a storage's bytes when it
-appears, takes them off when nothing holds it any more, and counts the multiplications of the matrix
-products. So what is counted follows what is trained, whatever the technique: a frozen layer keeps no input
-for a weight gradient, an adapter keeps its own, gradients appear while activations go.
+appears, takes them off when nothing holds it any more, counts the multiplications of the matrix products,
+and the bytes that all other operations read and write. So what is counted follows what is trained, whatever
+the technique: a frozen layer keeps no input for a weight gradient, an adapter keeps its own, gradients appear
+while activations go.
 
 What it does not see: the workspaces of kernels, and what an allocator keeps for later.
 """
@@ -26,19 +27,25 @@ from playground.training.batches import Row
 from playground.training.lower_blocks import LowerBlocks
 from playground.training.text import row_loss
 
+UNTOUCHED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")  # made, not written
+SELECTING = ("embedding", "gather", "index", "index_select")  # read what they give, not all they are given
+
 
 @dataclass(frozen=True)
 class DryStep:
     """``peak_bytes`` live at the highest point beside what was there before: gradients and activations.
 
     ``gradient_bytes`` are there in the end. ``forward_flops`` and ``flops`` (forward and backward) count a
-    multiplication and an addition as two.
+    multiplication and an addition as two. ``forward_moved`` and ``moved`` are the bytes that everything but
+    matrix products and attention reads and writes.
     """
 
     peak_bytes: int
     forward_flops: int
     flops: int
     gradient_bytes: int
+    forward_moved: int
+    moved: int
 
 
 def dry_step(
@@ -84,14 +91,14 @@ def dry_run(
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
             loss = loss_of()
-            forward = meter.flops
+            forward, forward_moved = meter.flops, meter.moved
             if learn:
                 loss.backward()
         kept = gradients.kept_bytes(parameters)
     finally:
         gradients.clear(parameters)
     held = sum(_bytes(parameter) for parameter in parameters) if again else 0
-    return DryStep(meter.peak + held, forward, meter.flops, kept)
+    return DryStep(meter.peak + held, forward, meter.flops, kept, forward_moved, meter.moved)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -99,11 +106,11 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 class _Meter(TorchDispatchMode):
-    """Bytes of the storages that live now and at most, and the FLOPs so far."""
+    """Bytes of the storages that live now and at most, and the FLOPs and the bytes moved so far."""
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = self.flops = 0
+        self.now = self.peak = self.flops = self.moved = 0
         self._sizes: dict[int, int] = {}  # by storage; 0 = it was there before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -114,6 +121,8 @@ class _Meter(TorchDispatchMode):
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=result)
+        else:
+            self.moved += _moved(function, list(_tensors(args)), list(_tensors((result,))))
         for tensor in _tensors((result,)):
             self._note(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
         return result
@@ -129,6 +138,17 @@ class _Meter(TorchDispatchMode):
 
     def _gone(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
+
+
+def _moved(function: torch._ops.OpOverload, given: list[torch.Tensor], made: list[torch.Tensor]) -> int:
+    """Bytes that an operation reads and writes; none for a view."""
+    name = function._overloadpacket.__name__
+    storages = {tensor.untyped_storage()._cdata for tensor in given}
+    view = all(tensor.untyped_storage()._cdata in storages for tensor in made)
+    if name in UNTOUCHED or view and not function._schema.is_mutable:
+        return 0
+    written = sum(map(_bytes, made))
+    return 2 * written if name in SELECTING else written + sum(map(_bytes, given))
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

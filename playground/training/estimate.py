@@ -16,9 +16,10 @@ Memory in bytes is the sum of
   quantised), and what the allocator keeps, measured; on a GPU nothing, because there the measured peak
   counts tensors only (the driver's context, about 0.5 GB, is beside it, and so is the workspace of cuBLAS).
 
-Time is (all FLOPs from the same dry step)::
+Time is (all FLOPs and bytes moved from the same dry step)::
 
     (training tokens × FLOPs per token + dev evaluations × FLOPs forward) / rate
+    + as many tokens × bytes that all but matrix products and attention reads and writes / bandwidth
     + steps × bytes that the optimiser reads and writes / bandwidth
     + FLOPs of the blocks below the first trained one, once for each example, / rate
     + batches that are computed to choose the number of threads
@@ -26,7 +27,7 @@ Time is (all FLOPs from the same dry step)::
 
 where the rate is that of an earlier run of the same method and model here (its tokens per second × FLOPs
 per token), else that of another method's run with this model, else what a short probe of this machine's matrix
-products reaches, as busy as the machine is now, × ``EFFICIENCY``.
+products reaches, as busy as the machine is now, × ``EFFICIENCY``. The first two have the bytes moved in them.
 
 Estimated against measured peaks with SmolLM2-135M on a CPU (Linux, one thread): LoRA of all linear layers with
 batch 4 1.66 and 1.67 GB, with batch 8 1.99 and 1.97 GB, of attention alone 1.54 and 1.55 GB, all weights with
@@ -34,6 +35,7 @@ bfloat16 products, batch 4 and two threads 2.68 and 2.89 GB, LoRA with bfloat16 
 CPU without such products, with what was freed before given back, LoRA with batch 2 (two steps) 1.45 and 1.53 GB.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -57,7 +59,9 @@ if TYPE_CHECKING:
 # resident set of a worker beside tensors: everything imported 450 MB, the rest kept by the allocator; measured on Linux
 RUNTIME_BYTES = 555_000_000
 QUANTISED_RUNTIME_BYTES = 175_000_000  # what importing bitsandbytes adds to it
-EFFICIENCY = 0.65  # share of the probe's rate that LoRA reached by CPU time, batches of 4 and 8
+EFFICIENCY = (
+    0.85  # share of the probe's rate, by which ten methods' tokens per second were 0.87 to 1.18 of measured
+)
 OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
 
 # bytes of one weight of a linear layer, scales included: NF4 in blocks of 64 with scales that are quantised
@@ -187,8 +191,8 @@ def estimate(
     tokens = round(_tokens(kept, plan) * times) if kept else 0
     threads = capacity.thread_counts(plan.threads or 0)
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
-    source, rate = _rate(tokens_per_second, their_flops or run.flops, flops_per_second, measured)
-    training = (tokens * run.flops + times * run.below_flops) / rate
+    source, pace = _pace(tokens_per_second, their_flops or run.flops, flops_per_second, measured)
+    training = pace.seconds(tokens * run.flops + times * run.below_flops, tokens * run.moved)
     if source != "earlier run":  # such a run's speed has the optimiser in it already
         training += plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
     batch = training / max(1, plan.steps(used) * plan.gradient_accumulation)
@@ -206,7 +210,9 @@ def estimate(
         trainable_parameters=sum(parameter.numel() for parameter in trained),
         total_parameters=sum(parameter.numel() for parameter in wrapped.parameters()),
         memory=memory,
-        seconds=trying + training + _looking(work, run.forward_flops, rate, stored / measured.bytes),
+        seconds=trying
+        + training
+        + _looking(work, pace.seconds(run.forward_flops, run.forward_moved), stored / measured.bytes),
         tokens_per_second=tokens / training if training else 0.0,
         flops_per_token=run.flops,
         speed=source,
@@ -217,15 +223,26 @@ def estimate(
     )
 
 
-def _rate(
+@dataclass(frozen=True)
+class _Pace:
+    """FLOPs a second; ``bytes`` a second of what else is moved, infinite where the FLOPs' time has it in it."""
+
+    flops: float
+    bytes: float = math.inf
+
+    def seconds(self, flops: float, moved: float) -> float:
+        return flops / self.flops + moved / self.bytes
+
+
+def _pace(
     tokens_per_second: float | None, flops: float, flops_per_second: float | None, measured: capacity.Speed
-) -> tuple[Source, float]:
-    """Where the speed is taken from, and FLOPs per second; ``flops`` are those of one of ``tokens_per_second``."""
+) -> tuple[Source, _Pace]:
+    """Where the speed is taken from, and the speed; ``flops`` are those of one of ``tokens_per_second``."""
     if tokens_per_second and flops:
-        return "earlier run", tokens_per_second * flops
+        return "earlier run", _Pace(tokens_per_second * flops)
     if flops_per_second:
-        return "another method's run", flops_per_second
-    return "probe", measured.flops * EFFICIENCY
+        return "another method's run", _Pace(flops_per_second)
+    return "probe", _Pace(measured.flops * EFFICIENCY, measured.bytes)
 
 
 def part(items: Sequence[Item]) -> Sequence[Item]:
@@ -277,6 +294,7 @@ class _Dry:
     def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
         self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
         self.rounded, self.half, self.kept, self.below_flops, self.gradients = 0, half, 0, 0.0, 0
+        self.forward_moved, self.moved = 0.0, 0.0
         if not kept:
             return
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
@@ -306,6 +324,7 @@ class _Dry:
             step, dev_peak = _by_formula(wrapped, config, row), 0
         self.peak, self.gradients = max(step.peak_bytes, dev_peak), step.gradient_bytes
         self.forward_flops, self.flops = step.forward_flops / row.tokens, step.flops / row.tokens
+        self.forward_moved, self.moved = step.forward_moved / row.tokens, step.moved / row.tokens
 
 
 def _below(network: nn.Module, examples: Sequence[Example], dtype: torch.dtype) -> float:
@@ -388,7 +407,8 @@ def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> Dry
     activations = row.tokens * config.num_hidden_layers * (12 * hidden + 5 * inner) * size + head * 12
     forward = 2 * row.tokens * weights + 2 * head * hidden
     kept = learnt * size
-    return DryStep(activations + kept, forward, 2 * forward + 2 * row.tokens * learnt, kept)
+    moved = 3 * activations  # each is written once and read twice, about; its gradient, too
+    return DryStep(activations + kept, forward, 2 * forward + 2 * row.tokens * learnt, kept, moved, 2 * moved)
 
 
 def _shape(config: "PreTrainedConfig", tokens: int) -> tuple[int, int, int]:
@@ -413,15 +433,17 @@ def _trials(plan: Plan, device: str, threads: Sequence[int], seconds: float) -> 
     return (1 + trials(seconds)) * len(threads)
 
 
-def _looking(work: Workload, flops: float, rate: float, seconds_per_token: float) -> float:
-    """Seconds of dev losses and sampled answers: at the start, in the middle and at the end."""
+def _looking(work: Workload, reading: float, writing: float) -> float:
+    """Seconds of dev losses and sampled answers: at the start, in the middle and at the end.
+
+    ``reading`` and ``writing`` are seconds of a token that is given, and of one that is sampled.
+    """
     times = work.plan.evals + 1
     read = sum(len(example.ids) - example.answer for example in work.sampled)
     if work.dev:
         prefix = shared_prefix(work.dev)
         read += sum(len(example.ids) - 1 - prefix for example in work.dev)
-    written = work.sample_tokens * seconds_per_token if work.sampled else 0.0
-    return times * (read * flops / rate + written)
+    return times * (read * reading + (work.sample_tokens * writing if work.sampled else 0.0))
 
 
 def _advice(memory: Memory, plan: Plan) -> str:

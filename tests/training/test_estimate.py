@@ -196,6 +196,20 @@ def test_time_comes_from_an_earlier_run_or_a_probe_and_says_which(guess, make_ex
     assert told.seconds == pytest.approx(told.tokens / 10)
 
 
+def test_what_is_moved_takes_time_beside_the_products(guess, make_examples, monkeypatch):
+    one_thread = dataclasses.replace(PLAN, threads=1)
+
+    def seconds(flops, bandwidth, **how):
+        monkeypatch.setattr(capacity, "speed", lambda *_: capacity.Speed(flops, bandwidth))
+        return guess(make_examples(), plan=one_thread, dev=make_examples(4), **how).seconds
+
+    products, moves = seconds(1e6, 1e30), seconds(1e30, 1e6)
+    assert moves > 0
+    assert seconds(1e6, 1e6) == pytest.approx(products + moves)
+    measured = {"flops_per_second": 1e6}  # a run's speed has them in it
+    assert seconds(1e30, 1e6, **measured) - seconds(1e30, 1e30, **measured) < moves / 2
+
+
 def test_another_methods_run_gives_the_speed_where_this_method_has_none(guess, make_examples):
     every = guess(make_examples(), wrap=full, flops_per_second=1e6)
     few = guess(make_examples(), flops_per_second=1e6)
