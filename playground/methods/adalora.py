@@ -8,7 +8,7 @@ from pydantic import model_validator
 from playground.data.tasks import Task
 from playground.errors import InvalidParams
 from playground.methods.base import parameter
-from playground.methods.parametric import TrainingParams
+from playground.methods.parametric import BlockParams
 from playground.methods.peft_tuner import WEIGHTS, PeftTuner, target_layers
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FEWEST_STEPS = 10
 UNKNOWN_STEPS = 1_000_000_000  # until ``hook`` is told
 
 
-class AdaLoRAParams(TrainingParams):
+class AdaLoRAParams(BlockParams):
     """What AdaLoRA lets one choose."""
 
     initial_rank: int = parameter(12, "Rank at the start", "Of every layer.", minimum=2, maximum=256)
@@ -91,6 +91,7 @@ class AdaLoRA(PeftTuner):
 
     id: ClassVar[str] = "adalora"
     title: ClassVar[str] = "AdaLoRA"
+    restricts: ClassVar[bool] = True
     changes_weights: ClassVar[str] = "Adds low-rank matrices"
     summary: ClassVar[str] = (
         "LoRA in the form of a singular value decomposition: training takes rank away where it matters least."

@@ -11,7 +11,7 @@ from pydantic import create_model
 
 from playground.errors import InvalidParams
 from playground.methods.base import parameter
-from playground.methods.parametric import TrainingParams
+from playground.methods.parametric import BlockParams, TrainingParams
 from playground.methods.peft_tuner import PeftTuner, require_divisor, target_layers
 
 if TYPE_CHECKING:
@@ -121,9 +121,10 @@ def declare(tuner: Tuner) -> type[DeclaredTuner]:
     }  # fmt: skip
     body |= {
         "tuner": tuner,
+        "restricts": bool(tuner.layers),
         "Params": create_model(
             f"{name}Params",
-            __base__=TrainingParams,
+            __base__=BlockParams if tuner.layers else TrainingParams,
             __module__=__name__,
             __doc__=f"What {tuner.title} lets one choose.",
             **fields,

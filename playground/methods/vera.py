@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from playground.methods.base import parameter
-from playground.methods.parametric import TrainingParams
+from playground.methods.parametric import BlockParams
 from playground.methods.peft_tuner import PeftTuner, target_layers
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class VeRAParams(TrainingParams):
+class VeRAParams(BlockParams):
     """What VeRA lets one choose."""
 
     rank: int = parameter(
@@ -46,6 +46,7 @@ class VeRA(PeftTuner):
 
     id: ClassVar[str] = "vera"
     title: ClassVar[str] = "VeRA"
+    restricts: ClassVar[bool] = True
     changes_weights: ClassVar[str] = "Adds low-rank matrices"
     summary: ClassVar[str] = (
         "Like LoRA with random matrices that all layers share: only two vectors of scales for each layer are trained."
