@@ -8,55 +8,19 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from tiny import context, language_model, logits, task
+from tiny_settings import TUNERS
 from transformers import AutoModelForCausalLM
 
 from playground.errors import InvalidParams
 from playground.methods.registry import methods
 from playground.training.batches import can_pack, encode
 
-# what fits the tiny model (hidden 32, keys and values 16, MLP 48) and lets it learn in a few steps
-SETTINGS = {
-    "ia3": {"learning_rate": 0.3},
-    "prefix_tuning": {"virtual_tokens": 6, "learning_rate": 0.1},
-    "prompt_tuning": {"virtual_tokens": 6, "learning_rate": 0.1},
-    "adalora": {"learning_rate": 0.05, "epochs": 4},
-    "oft": {"block_size": 16, "learning_rate": 0.01},
-    "vera": {"rank": 16, "learning_rate": 0.1},
-    "ln_tuning": {"learning_rate": 0.1},
-    "p_tuning": {"virtual_tokens": 6, "learning_rate": 0.03},
-    "hra": {"learning_rate": 0.1},
-    "psoft": {"rank": 8, "learning_rate": 0.1},
-    "road": {"group_size": 16, "learning_rate": 0.1},
-    "loha": {"learning_rate": 0.05},
-    "lokr": {"learning_rate": 0.05},
-    "glora": {"learning_rate": 0.05},
-    "hira": {"learning_rate": 0.1},
-    "delora": {"learning_rate": 0.05},
-    "gralora": {"rank": 4, "learning_rate": 0.02},
-    "miss": {"rank": 8, "learning_rate": 0.02},
-    "randlora": {"rank": 8, "learning_rate": 0.02},
-    "vblora": {"vectors": 16, "vector_length": 16, "learning_rate": 0.3},
-    "unilora": {"learning_rate": 0.3},
-    "tinylora": {"learning_rate": 0.3},
-    "pvera": {"rank": 16, "learning_rate": 0.3},
-    "peanut": {"learning_rate": 0.05},
-    "deft": {"learning_rate": 0.05},
-    "fourierft": {"frequencies": 100, "learning_rate": 0.3},
-    "waveft": {"frequencies": 100, "learning_rate": 0.05},
-    "c3a": {"block_size": 16, "learning_rate": 0.3},
-    "shira": {"rank": 4, "learning_rate": 0.05},
-    "supertuning": {"sparsity": 0.8, "learning_rate": 0.1},
-    "osf": {"learning_rate": 0.03},
-    "beft": {"learning_rate": 1.0},
-    "adaption_prompt": {"learning_rate": 0.3},
-    "trainable_tokens": {"tokens": "1, 4", "learning_rate": 0.3},
-}
 SHARED = [2, 6, 7, 1, 3, 14, 15, 16, 17]  # long enough for its keys and values to be computed once
 PROMPTS = [[*SHARED, *rest, 1, 4] for rest in ([12, 19], [13, 21, 19, 20], [20], [8, 22])]
 
 
 def parameters(id, **changes):
-    values = {"epochs": 4, "batch_size": 7} | SETTINGS[id] | changes
+    values = {"epochs": 4, "batch_size": 7} | TUNERS[id] | changes
     return methods()[id].Params.parse(values)
 
 
@@ -88,7 +52,7 @@ def float32():
         yield
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(scope="module", params=TUNERS)
 def finished(request, tmp_path_factory):
     return Finished(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -238,7 +202,7 @@ def test_every_default_fits_the_starter_model():
         eos_token_id=2,
         pad_token_id=2,
     )
-    for id in SETTINGS:
+    for id in TUNERS:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
             base = total(empty)
@@ -250,7 +214,7 @@ def test_no_tuner_is_left_out_here():
     from playground.methods.peft_tuner import PeftTuner
 
     tuners = {id for id, method in methods().items() if isinstance(method, PeftTuner)}
-    assert tuners - set(SETTINGS) <= {"lora", "qlora"}  # these have tests of their own
+    assert tuners - set(TUNERS) <= {"lora", "qlora"}  # these have tests of their own
 
 
 def test_layers_that_peft_cannot_adapt_are_named_in_words():

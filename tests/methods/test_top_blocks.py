@@ -5,6 +5,7 @@ import tiny
 import torch
 from peft import PeftModel
 from tiny import context, language_model, logits
+from tiny_settings import TUNERS
 
 from playground.errors import InvalidParams
 from playground.methods.parametric import BlockParams
@@ -14,19 +15,21 @@ from playground.training.bottleneck import load_bottlenecks
 from playground.training.checkpoints import trainable
 from playground.training.structure import below, upper
 
-CHOICES = {
+SETTINGS = TUNERS | {
     "lora": {"learning_rate": 0.03},
-    "ia3": {"learning_rate": 0.3},
-    "oft": {"block_size": 16, "learning_rate": 0.01},
-    "ln_tuning": {"learning_rate": 0.1},
     "bitfit": {"learning_rate": 0.1},
     "bottleneck": {"reduction": 4, "learning_rate": 0.05},
 }
+IDS = [
+    id
+    for id, method in methods().items()
+    if issubclass(method.Params, BlockParams) and id != "qlora"  # QLoRA with it: test_qlora
+]
 LOADERS = {"bitfit": load_biases, "bottleneck": load_bottlenecks}
 
 
 def parameters(id, top, **changes):
-    values = {"epochs": 3, "batch_size": 7, "top_layers": top, "state_noise": 0.1} | CHOICES[id] | changes
+    values = {"epochs": 3, "batch_size": 7, "top_layers": top, "state_noise": 0.1} | SETTINGS[id] | changes
     return methods()[id].Params.parse(values)
 
 
@@ -37,19 +40,14 @@ def float32():
         yield
 
 
-@pytest.fixture(scope="module", params=CHOICES)
+@pytest.fixture(scope="module", params=IDS)
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     id = request.param
     return id, folder, tiny.adapt(methods()[id], parameters(id, 1), folder)
 
 
-def test_every_technique_with_blocks_to_choose_is_tried():
-    offered = {id for id, method in methods().items() if issubclass(method.Params, BlockParams)}
-    assert offered == {*CHOICES, "qlora"}  # QLoRA with it: test_qlora
-
-
-@pytest.mark.parametrize("id", CHOICES)
+@pytest.mark.parametrize("id", IDS)
 def test_only_the_last_block_and_what_follows_is_trained(id):
     wrapped = methods()[id].wrap(parameters(id, 1), language_model().model)
     everywhere = methods()[id].wrap(parameters(id, 0), language_model().model)
@@ -82,7 +80,7 @@ def test_restored_and_loaded_elsewhere_it_gives_the_same_logits(finished):
     torch.testing.assert_close(logits(plain), after, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("id", CHOICES)
+@pytest.mark.parametrize("id", IDS)
 def test_more_blocks_than_there_are_is_refused(id):
     with pytest.raises(InvalidParams, match="has 2 blocks") as refused:
         methods()[id].wrap(parameters(id, 3), language_model().model)
