@@ -91,7 +91,6 @@ class AdaLoRA(PeftTuner):
 
     id: ClassVar[str] = "adalora"
     title: ClassVar[str] = "AdaLoRA"
-    restricts: ClassVar[bool] = True
     changes_weights: ClassVar[str] = "Adds low-rank matrices"
     summary: ClassVar[str] = (
         "LoRA in the form of a singular value decomposition: training takes rank away where it matters least."

@@ -44,7 +44,6 @@ class IA3(PeftTuner):
     best_for: ClassVar[str] = "Little data"
     paper: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
     Params = IA3Params
-    restricts: ClassVar[bool] = True
 
     def config(self, params: IA3Params, network: "nn.Module") -> "IA3Config":
         """See ``PeftTuner.config``."""

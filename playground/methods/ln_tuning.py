@@ -35,7 +35,6 @@ class LNTuning(PeftTuner):
     best_for: ClassVar[str] = "Narrow tasks and little storage"
     paper: ClassVar[str] = "Zhao et al. 2023, arXiv:2312.11420"
     Params = LNTuningParams
-    restricts: ClassVar[bool] = True
 
     def config(self, params: LNTuningParams, network: "nn.Module") -> "LNTuningConfig":
         """See ``PeftTuner.config``."""

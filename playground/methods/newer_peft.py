@@ -121,7 +121,6 @@ def declare(tuner: Tuner) -> type[DeclaredTuner]:
     }  # fmt: skip
     body |= {
         "tuner": tuner,
-        "restricts": bool(tuner.layers),
         "Params": create_model(
             f"{name}Params",
             __base__=BlockParams if tuner.layers else TrainingParams,

@@ -55,7 +55,6 @@ class OFT(PeftTuner):
     best_for: ClassVar[str] = "Quality near full fine-tuning in a small file"
     paper: ClassVar[str] = "Qiu et al. 2023, arXiv:2306.07280"
     Params = OFTParams
-    restricts: ClassVar[bool] = True
 
     def config(self, params: OFTParams, network: "nn.Module") -> "OFTConfig":
         """See ``PeftTuner.config``."""

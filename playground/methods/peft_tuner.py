@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from playground.errors import AdapterError, InvalidParams
-from playground.methods.parametric import Parametric, TrainingParams
+from playground.methods.parametric import BlockParams, Parametric, TrainingParams
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -49,11 +49,9 @@ class PeftTuner(Parametric):
 
     ``mergeable``: the trained part can be folded into the weights. ``made_on_cpu``: PEFT looks at values
     while it makes the trainable part, so it is made on the CPU also for a network without values.
-    ``restricts``: the parameters are ``BlockParams``, and the configuration has no word for them.
     """
 
     mergeable: ClassVar[bool] = True
-    restricts: ClassVar[bool] = False
     made_on_cpu: ClassVar[bool] = False
 
     @abstractmethod
@@ -73,7 +71,7 @@ class PeftTuner(Parametric):
         place = torch.device("cpu") if self.made_on_cpu else nullcontext()
         with self.explained(), place:
             config = self.config(params, network)
-            if self.restricts and params.top_layers:
+            if isinstance(params, BlockParams) and params.top_layers:
                 _restrict(config, network, params.top_layers)
             return get_peft_model(network, config)
 
@@ -130,10 +128,12 @@ class PeftTuner(Parametric):
 def _restrict(config: "PeftConfig", network: "nn.Module", count: int) -> None:
     """Let a configuration name only layers that are not below the model's last ``count`` blocks.
 
-    Layers after all blocks (the last norm) stay named.
+    Layers after all blocks (the last norm) stay named. A configuration that counts blocks itself is left as it is.
     """
     from playground.training.structure import below
 
+    if getattr(config, "layers_to_transform", None):
+        return
     lower = below(network, count)
     for field in ("target_modules", "feedforward_modules"):
         names = getattr(config, field, None)

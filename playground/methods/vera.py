@@ -46,7 +46,6 @@ class VeRA(PeftTuner):
 
     id: ClassVar[str] = "vera"
     title: ClassVar[str] = "VeRA"
-    restricts: ClassVar[bool] = True
     changes_weights: ClassVar[str] = "Adds low-rank matrices"
     summary: ClassVar[str] = (
         "Like LoRA with random matrices that all layers share: only two vectors of scales for each layer are trained."

@@ -114,16 +114,17 @@ class _Meter(TorchDispatchMode):
         self._sizes: dict[int, int] = {}  # by storage; 0 = it was there before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        for tensor in _tensors(args):
+        kwargs, given = kwargs or {}, list(_tensors(args))
+        for tensor in given:
             self._note(tensor.untyped_storage(), 0)
         result = function(*args, **kwargs)
+        made = list(_tensors((result,)))
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=result)
         else:
-            self.moved += _moved(function, list(_tensors(args)), list(_tensors((result,))))
-        for tensor in _tensors((result,)):
+            self.moved += _moved(function, given, made)
+        for tensor in made:
             self._note(tensor.untyped_storage(), tensor.untyped_storage().nbytes())
         return result
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 RUNTIME_BYTES = 555_000_000
 QUANTISED_RUNTIME_BYTES = 175_000_000  # what importing bitsandbytes adds to it
 EFFICIENCY = (
-    0.85  # share of the probe's rate, by which ten methods' tokens per second were 0.87 to 1.18 of measured
+    0.85  # share of the probe's rate: so ten methods' tokens per second were 0.87 to 1.18 of measured
 )
 OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
 
