@@ -36,7 +36,7 @@ from playground.training.objectives import objective_of
 from playground.training.saving import atomic_folder, clear_leftovers
 
 REPORTS = 100  # points of the loss curves of a run
-WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writing time without another
+WRITING_PAYS = 40  # a checkpoint is followed by at least so many times its writing time without another
 ENCODED_AT_ONCE = 4  # pictures in the VAE
 RECALLED = 128  # questions to the network as it was, for the prior without pictures
 
@@ -50,7 +50,7 @@ class DiffusionPlan:
     None = all alike. ``caption_dropout`` is the share of samples that are seen without their text. ``sample_every`` steps the caller
     may look at the model, 0 = only at the start and at the end; with ``keep_looks`` the weights of each look stay on
     disk (``kept``, ``restore``). ``checkpoint_seconds`` is the shortest time between two checkpoints, longer where
-    they take long to write: writing costs at most a twentieth; 0 = one after every step.
+    they take long to write: writing costs about a fortieth at most; 0 = one after every step.
     ``gradient_checkpointing`` trades time for memory. ``mixed`` computes in bfloat16 with float32 weights; None =
     as the model is drawn with (``ImageModel.mixed``). ``threads``: CPU threads, 0 = time one step and choose, None =
     leave as set.

@@ -51,7 +51,7 @@ from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
 from playground.training.lower_blocks import LowerBlocks, stand_in
 from playground.training.measure import trials
-from playground.training.text import Plan
+from playground.training.text import PROBE, Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -59,9 +59,7 @@ if TYPE_CHECKING:
 # resident set of a worker beside tensors: everything imported 450 MB, the rest kept by the allocator; measured on Linux
 RUNTIME_BYTES = 555_000_000
 QUANTISED_RUNTIME_BYTES = 175_000_000  # what importing bitsandbytes adds to it
-EFFICIENCY = (
-    0.85  # share of the probe's rate: so ten methods' tokens per second were 0.87 to 1.18 of measured
-)
+EFFICIENCY = 0.85  # of the probe's rate; so ten methods' tokens per second were 0.87 to 1.18 of measured
 OPTIMISER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes three of them
 
 # bytes of one weight of a linear layer, scales included: NF4 in blocks of 64 with scales that are quantised
@@ -196,7 +194,8 @@ def estimate(
     if source != "earlier run":  # such a run's speed has the optimiser in it already
         training += plan.steps(used) * OPTIMISER_PASSES * trained_bytes / measured.bytes
     batch = training / max(1, plan.steps(used) * plan.gradient_accumulation)
-    trying = _trials(plan, device, threads, batch) * batch
+    probe = batch * min(1, PROBE / plan.batch_size)
+    trying = _trials(plan, device, threads, probe) * probe
     free = capacity.free_memory(device)
     verdict = capacity.verdict(memory.total, free)
     return Estimate(
@@ -427,7 +426,7 @@ def _tokens(examples: Sequence[Example], plan: Plan) -> int:
 
 
 def _trials(plan: Plan, device: str, threads: Sequence[int], seconds: float) -> int:
-    """Batches of so many seconds that ``measure.calibrate_threads`` computes before the first step."""
+    """Pieces of so many seconds that ``measure.calibrate_threads`` computes before the first step."""
     if device != "cpu" or plan.threads != 0 or len(threads) <= 1:
         return 0
     return (1 + trials(seconds)) * len(threads)

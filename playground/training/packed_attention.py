@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 PAYS = 2  # so many times fewer pairs make up for more and smaller products
+_MORE = ("position_bias", "softcap", "cache")  # of some models' attention; then the row stays whole
 _LAYOUT = "packed_layout"  # attribute of a packed row's mask: sizes of its parts, and a mask for each
 
 
@@ -43,16 +45,22 @@ def attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention as transformers has it; of a marked row part by part.
+
+    Key heads that serve several query heads (Ainslie et al. 2023, arXiv:2305.13245) are then not copied for each of
+    them, as transformers does on a CPU.
 
     ``query`` (1, heads, tokens, size), ``key`` and ``value`` (1, key heads, tokens, size); gives (1, tokens, heads,
     size).
     """
     sizes, masks = getattr(attention_mask, _LAYOUT, ((), ()))
-    if not sizes or not query.shape[2] == key.shape[2] == sum(sizes):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    more = any(kwargs.get(name) is not None for name in _MORE)
+    if more or not query.shape[2] == key.shape[2] == sum(sizes):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     queries, keys, values = (each.split(sizes, dim=2) for each in (query, key, value))
     found = []
     for at, mask in enumerate(masks):
@@ -60,7 +68,10 @@ def attention(
             continue
         seen = [0, at] if at else [0]
         keys_seen, values_seen = (torch.cat([each[one] for one in seen], dim=2) for each in (keys, values))
-        found.append(sdpa_attention_forward(module, queries[at], keys_seen, values_seen, mask, **kwargs)[0])
+        result = F.scaled_dot_product_attention(
+            queries[at], keys_seen, values_seen, mask, dropout, scale=scaling, enable_gqa=True
+        )
+        found.append(result.transpose(1, 2))
     return torch.cat(found, dim=1), None
 
 

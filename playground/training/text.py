@@ -29,7 +29,8 @@ from playground.training.noise import embedding_noise, state_noise
 from playground.training.saving import clear_leftovers
 
 REPORTS = 100  # points of the train-loss curve of a run
-WRITING_PAYS = 20  # a checkpoint is followed by at least so many times its writing time without another
+PROBE = 2  # examples of a batch that are enough to choose the number of threads by
+WRITING_PAYS = 40  # a checkpoint is followed by at least so many times its writing time without another
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Plan:
     computes in bfloat16 with float32 weights. ``mixed`` multiplies in bfloat16 on a CPU
     (playground.training.mixed); None = where the processor has instructions for it. ``pack_tokens`` caps
     the tokens of one forward pass (memory follows it). ``checkpoint_seconds`` is the shortest time
-    between two checkpoints, longer where they take long to write: writing costs at most a twentieth;
-    0 = one after every step. ``threads``: CPU threads, 0 = time one step and choose, None = leave as set.
+    between two checkpoints, longer where they take long to write: writing costs about a fortieth at most;
+    0 = one after every step. ``threads``: CPU threads, 0 = time a few examples and choose, None = leave as set.
     """
 
     epochs: int = 4
@@ -391,10 +392,12 @@ class _Training:
             torch.set_num_threads(self.plan.threads)
             return f"{self.plan.threads} CPU threads, as set."
         with torch.random.fork_rng():
-            threads, seconds = calibrate_threads(lambda: self._backward(self._batches(0)[0]))
+            threads, seconds = calibrate_threads(lambda: self._backward(self._probe()))
         gradients.clear(self.parameters)
         tried = ", ".join(f"{value:.2f} s with {count}" for count, value in sorted(seconds.items()))
-        return f"{threads} CPU thread{'s' * (threads > 1)}" + (f": one step took {tried}." if tried else ".")
+        return f"{threads} CPU thread{'s' * (threads > 1)}" + (
+            f": a first piece of the work took {tried}." if tried else "."
+        )
 
     def _start(self) -> Generator[Event, None, None]:
         yield from self._evaluate()
@@ -495,20 +498,26 @@ class _Training:
         epoch, at = divmod(step, self.per_epoch)
         order = self._order(epoch)[at * self.plan.effective_batch : (at + 1) * self.plan.effective_batch]
         chosen = [self.examples[index] for index in order]
-        size, plan = self.plan.batch_size, self.plan
-        return [
-            _rows(
-                self.model,
-                chosen[start : start + size],
-                self.packed,
-                plan.pack_tokens,
-                self.dtype,
-                self.lower,
-                plan.prompt_loss_weight,
-                self.prefix,
-            )
-            for start in range(0, len(chosen), size)
-        ]
+        size = self.plan.batch_size
+        return [self._rows_of(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+
+    def _probe(self) -> list[Row]:
+        """A small piece of the work, like the rest."""
+        few = min(PROBE, self.plan.batch_size)
+        return self._rows_of([self.examples[index] for index in self._order(0)[:few]])
+
+    def _rows_of(self, examples: Sequence[Example]) -> list[Row]:
+        plan = self.plan
+        return _rows(
+            self.model,
+            examples,
+            self.packed,
+            plan.pack_tokens,
+            self.dtype,
+            self.lower,
+            plan.prompt_loss_weight,
+            self.prefix,
+        )
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + epoch)

@@ -9,7 +9,7 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from playground.training import capacity, measure
+from playground.training import capacity, measure, text
 from playground.training.batches import Example, pack, shared_prefix
 from playground.training.dry_step import dry_step
 from playground.training.estimate import QUANTISED, SAMPLED, Workload, estimate, part
@@ -230,12 +230,14 @@ def test_batches_that_choose_the_thread_count_take_time(guess, make_examples, mo
     set_before = guess(make_examples(8), dataclasses.replace(PLAN, threads=1), tokens_per_second=10.0)
     chosen = guess(make_examples(8), dataclasses.replace(PLAN, threads=0), tokens_per_second=10.0)
     step = set_before.seconds / set_before.steps
-    assert step > measure.LONG
-    assert chosen.seconds - set_before.seconds == pytest.approx(2 * (1 + 1) * step)
+    piece = step * text.PROBE / PLAN.batch_size
+    assert step > piece > measure.LONG
+    assert chosen.seconds - set_before.seconds == pytest.approx(2 * (1 + 1) * piece)
     quick = {"tokens_per_second": 10_000.0}
     set_before = guess(make_examples(8), dataclasses.replace(PLAN, threads=1), **quick)
     chosen = guess(make_examples(8), dataclasses.replace(PLAN, threads=0), **quick)
-    trials = 2 * (1 + measure.TRIALS) * set_before.seconds / set_before.steps
+    piece = set_before.seconds / set_before.steps * text.PROBE / PLAN.batch_size
+    trials = 2 * (1 + measure.TRIALS) * piece
     assert chosen.seconds - set_before.seconds == pytest.approx(trials)
 
 
