@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
-from playground.training import checkpoints
+from playground.training import checkpoints, text
 from playground.training.batches import Example
 from playground.training.text import Plan, evaluate_loss, fit, objective, train
 
@@ -253,6 +253,29 @@ def test_other_errors_are_not_called_out_of_memory(make_model, make_examples, tm
 
     with pytest.raises(RuntimeError, match="something else"):
         list(train(with_lora(make_model()), make_examples(), [], PLAN, tmp_path, samples=broken))
+
+
+def test_threads_are_chosen_by_a_few_examples_and_without_effect(
+    make_model, make_examples, tmp_path, drain, monkeypatch
+):
+    examples, tried = make_examples(12), []
+    real = text.objective
+
+    def choose(piece):
+        monkeypatch.setattr(text, "objective", lambda _, row, *more: tried.append(row) or real(_, row, *more))
+        piece()
+        monkeypatch.setattr(text, "objective", real)
+        return 1, {1: 0.5}
+
+    monkeypatch.setattr(text, "calibrate_threads", choose)
+    plan = dataclasses.replace(PLAN, noise=5.0, epochs=2)
+    as_set, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path / "set"))
+    assert not tried
+    plan = dataclasses.replace(plan, threads=0)
+    chosen, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path / "chosen"))
+    assert sum(row.answers for row in tried) == text.PROBE * examples[0].answer
+    assert values(chosen, "train_loss") == values(as_set, "train_loss")
+    assert any(e.kind == "log" and "0.50 s with 1" in e.data["text"] for e in chosen)
 
 
 def test_samples_are_asked_for_before_and_during(make_model, make_examples, tmp_path, drain):
