@@ -2,8 +2,8 @@
 
 A row of several examples has a mask in which most pairs of tokens do not see each other, and PyTorch's attention on a
 CPU computes them all the same: the square of the row's length. Here each example's tokens meet the shared beginning
-and themselves alone, with the same result (tests/training/test_packed_attention.py). On a CUDA GPU, where it was not
-tried, the row stays whole.
+and themselves alone, with the same result (tests/training/test_packed_attention.py). On a GPU, where it was not tried,
+the row stays whole.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def mark(mask: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """
     first, *rest = sizes
     pairs = first * first + sum(size * (first + size) for size in rest)
-    if mask.device.type == "cuda" or PAYS * pairs > sum(sizes) ** 2:
+    if mask.device.type != "cpu" or PAYS * pairs > sum(sizes) ** 2:
         return mask
     masks, start = [mask[:, :, :first, :first]], first
     for size in rest:

@@ -71,3 +71,23 @@ def test_other_masks_are_left_alone(calls):
     model(input_ids=ids, attention_mask=mask)
     model.generate(ids[:1], max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert calls == [7] * 2 + [7] * 2 + [1] * 4
+
+
+def marked_row():
+    """Queries, keys and values of a row of two examples behind two shared tokens, and its mask, marked."""
+    sizes = [2, 3, 4]
+    example = torch.tensor([0] * 2 + [1] * 3 + [2] * 4)
+    seen = ((example[None] == example[:, None]) | (example == 0)[None]).tril()
+    mask = packed_attention.mark(torch.zeros(1, 1, 9, 9).masked_fill(~seen, -1e9), sizes)
+    return *(torch.randn(1, 2, 9, 8) for _ in range(3)), mask
+
+
+def test_what_else_a_model_adds_to_its_scores_is_not_left_out(monkeypatch):
+    monkeypatch.setattr(packed_attention, "PAYS", 0)
+    query, key, value, mask = marked_row()
+    bias = torch.randn(1, 2, 9, 9)
+    found, _ = packed_attention.attention(torch.nn.Module(), query, key, value, mask, position_bias=bias)
+    wanted = functional.scaled_dot_product_attention(query, key, value, mask + bias).transpose(1, 2)
+    torch.testing.assert_close(found, wanted)
+    with pytest.raises(ValueError, match="softcap"):
+        packed_attention.attention(torch.nn.Module(), query, key, value, mask, softcap=30.0)
