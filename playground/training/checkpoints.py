@@ -22,6 +22,7 @@ from playground.training.saving import atomic_folder
 FOLDER = "checkpoints"
 BEST = "best"
 KEPT = 2  # the one before last stays, should the last be damaged later
+WRITING_PAYS = 40  # one is followed by at least so many times its writing time without another
 LARGE = 500_000_000  # bytes; of larger ones only the last is kept
 
 

@@ -30,13 +30,12 @@ from playground.models.families.base import Conditioning
 from playground.models.image import ImageModel, precision
 from playground.training import checkpoints
 from playground.training.fused_lora import fuse, unfuse
-from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
+from playground.training.measure import Stopwatch, memory_in_use, set_threads
 from playground.training.memory import out_of_memory
 from playground.training.objectives import objective_of
 from playground.training.saving import atomic_folder, clear_leftovers
 
 REPORTS = 100  # points of the loss curves of a run
-WRITING_PAYS = 40  # a checkpoint is followed by at least so many times its writing time without another
 ENCODED_AT_ONCE = 4  # pictures in the VAE
 RECALLED = 128  # questions to the network as it was, for the prior without pictures
 
@@ -428,13 +427,9 @@ class _Training:
         )
 
     def _set_threads(self) -> str:
-        if self.plan.threads:
-            torch.set_num_threads(self.plan.threads)
-            return f"{self.plan.threads} CPU threads, as set."
-        threads, seconds = calibrate_threads(lambda: self._backward(0))
+        told = set_threads(self.plan.threads, lambda: self._backward(0), "one step")
         self.optimizer.zero_grad(set_to_none=True)
-        tried = ", ".join(f"{value:.2f} s with {count}" for count, value in sorted(seconds.items()))
-        return f"{threads} CPU thread{'s' * (threads > 1)}" + (f": one step took {tried}." if tried else ".")
+        return told
 
     def _loop(self) -> Generator[Event, None, None]:
         plan, steps = self.plan, self.plan.steps
@@ -457,7 +452,7 @@ class _Training:
                     with Stopwatch() as writing:
                         checkpoints.save(self.folder, self.state, self.networks, self.optimizer)
                     saved = time.perf_counter()
-                    pause = max(pause, WRITING_PAYS * writing.seconds) if pause else 0.0
+                    pause = max(pause, checkpoints.WRITING_PAYS * writing.seconds) if pause else 0.0
                     if "save" in asked:
                         yield Event.log(f"Saved at step {step}: a stopped run goes on from here.")
                 if look:

@@ -147,6 +147,22 @@ def calibrate_threads(step: Callable[[], None], most: int | None = None) -> tupl
     return best, seconds
 
 
+def set_threads(count: int, piece: Callable[[], None], what: str) -> str:
+    """Set PyTorch to ``count`` threads, or choose by ``calibrate_threads`` where it is 0; gives that in words.
+
+    Args:
+        what: the ``piece`` of work, in words.
+    """
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+        return f"{count} CPU threads, as set."
+    threads, seconds = calibrate_threads(piece)
+    tried = ", ".join(f"{value:.2f} s with {each}" for each, value in sorted(seconds.items()))
+    return f"{threads} CPU thread{'s' * (threads > 1)}" + (f": {what} took {tried}." if tried else ".")
+
+
 def trials(seconds: float) -> int:
     """How often ``calibrate_threads`` times a step that takes so long, after a first one that does not count."""
     return 1 if seconds > LONG else TRIALS

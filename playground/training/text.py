@@ -23,14 +23,13 @@ from playground.models.quantise import numbers
 from playground.training import checkpoints, gradients, lower_blocks, mixed, token_losses
 from playground.training.batches import IGNORED, Example, Row, can_pack, pack, pad, shared_prefix
 from playground.training.lower_blocks import LowerBlocks
-from playground.training.measure import Stopwatch, calibrate_threads, memory_in_use
+from playground.training.measure import Stopwatch, memory_in_use, set_threads
 from playground.training.memory import out_of_memory
 from playground.training.noise import embedding_noise, state_noise
 from playground.training.saving import clear_leftovers
 
 REPORTS = 100  # points of the train-loss curve of a run
 PROBE = 2  # examples of a batch that are enough to choose the number of threads by
-WRITING_PAYS = 40  # a checkpoint is followed by at least so many times its writing time without another
 
 
 @dataclass(frozen=True)
@@ -388,16 +387,12 @@ class _Training:
         return "This model cannot take packed examples: they are padded, grouped by length."
 
     def _set_threads(self) -> str:
-        if self.plan.threads:
-            torch.set_num_threads(self.plan.threads)
-            return f"{self.plan.threads} CPU threads, as set."
         with torch.random.fork_rng():
-            threads, seconds = calibrate_threads(lambda: self._backward(self._probe()))
+            told = set_threads(
+                self.plan.threads, lambda: self._backward(self._probe()), "a first piece of the work"
+            )
         gradients.clear(self.parameters)
-        tried = ", ".join(f"{value:.2f} s with {count}" for count, value in sorted(seconds.items()))
-        return f"{threads} CPU thread{'s' * (threads > 1)}" + (
-            f": a first piece of the work took {tried}." if tried else "."
-        )
+        return told
 
     def _start(self) -> Generator[Event, None, None]:
         yield from self._evaluate()
@@ -428,7 +423,7 @@ class _Training:
                             self.folder, self.state, self.model, self.optimizer, self.hook.tensors()
                         )
                     saved = time.perf_counter()
-                    pause = max(pause, WRITING_PAYS * writing.seconds) if pause else 0.0
+                    pause = max(pause, checkpoints.WRITING_PAYS * writing.seconds) if pause else 0.0
                 began = time.perf_counter()
             left = (time.perf_counter() - opened) / (step - first) * (self.steps - step)
             yield Event.progress("adapt", step, self.steps, unit="step", left_seconds=left)

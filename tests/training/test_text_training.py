@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
-from playground.training import checkpoints, text
+from playground.training import checkpoints, measure, text
 from playground.training.batches import Example
 from playground.training.text import Plan, evaluate_loss, fit, objective, train
 
@@ -267,7 +267,7 @@ def test_threads_are_chosen_by_a_few_examples_and_without_effect(
         monkeypatch.setattr(text, "objective", real)
         return 1, {1: 0.5}
 
-    monkeypatch.setattr(text, "calibrate_threads", choose)
+    monkeypatch.setattr(measure, "calibrate_threads", choose)
     plan = dataclasses.replace(PLAN, noise=5.0, epochs=2)
     as_set, _ = drain(train(with_lora(make_model()), examples, [], plan, tmp_path / "set"))
     assert not tried
