@@ -1,9 +1,11 @@
 """What a running job says: a stream of small events, in the order they happened."""
 
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 Kind = Literal["progress", "metric", "sample", "log", "artifact", "provenance"]
 
 
@@ -69,3 +71,14 @@ class Event:
     def provenance(cls, **facts: Any) -> "Event":
         """How the run came about: versions, device, hashes. Facts add up; the store keeps them with the run."""
         return cls("provenance", facts)
+
+
+def result_of(steps: Generator[Event, None, T], note: Callable[[Event], object] | None = None) -> T:
+    """Run something to its end, and give what it returns; ``note`` gets each event on the way."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            return end.value
+        if note:
+            note(event)

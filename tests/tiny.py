@@ -9,6 +9,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from playground.data.tasks import Item, Task
+from playground.events import result_of
 from playground.methods.base import Context
 from playground.models.catalogue import Model
 from playground.models.text import LanguageModel
@@ -92,13 +93,8 @@ def context(folder, **changes):
 def adapt(method, params, folder, **changes):
     """Run a method's ``adapt`` to its end."""
     tried = Tried(None, context(folder, **changes))
-    generator = method.adapt(params, tried.context)
-    while True:
-        try:
-            tried.events.append(next(generator))
-        except StopIteration as stop:
-            tried.adapted = stop.value
-            return tried
+    tried.adapted = result_of(method.adapt(params, tried.context), tried.events.append)
+    return tried
 
 
 def logits(model):

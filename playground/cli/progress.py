@@ -4,7 +4,7 @@ import sys
 from collections.abc import Generator
 from typing import Any, TextIO
 
-from playground.events import Event
+from playground.events import Event, result_of
 from playground.models import catalogue
 from playground.results import comparison
 from playground.settings import Settings
@@ -53,12 +53,13 @@ def share(what: str, done: float, total: float | None, unit: str | None) -> str:
 def told(steps: Generator[Event, None, Any]) -> Any:
     """Run something that tells its progress to its end. Returns its result."""
     line = ProgressLine(sys.stderr)
+
+    def show(event: Event) -> None:
+        data = event.data
+        line.show(share(data["phase"], data["done"], data.get("total"), data.get("unit")))
+
     try:
-        while True:
-            data = next(steps).data
-            line.show(share(data["phase"], data["done"], data.get("total"), data.get("unit")))
-    except StopIteration as end:
-        return end.value
+        return result_of(steps, show)
     finally:
         line.end()
 

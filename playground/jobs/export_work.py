@@ -30,7 +30,7 @@ from playground.errors import (
     RunFailed,
     TaskError,
 )
-from playground.events import Event
+from playground.events import Event, result_of
 from playground.jobs import hub, loading, local
 from playground.jobs.worker import explain
 from playground.methods import registry
@@ -469,15 +469,15 @@ def _do(wanted: dict[str, Any], settings: Settings, store: RunStore, tell: Calla
     else:
         steps = build(order, settings, store, Path(wanted["target"]))
     told = 0.0
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            return str(end.value)
+
+    def note(event: Event) -> None:
+        nonlocal told
         data = event.data
         if time.monotonic() - told > 0.1 or data["done"] in (0, data["total"]):
             told = time.monotonic()
             tell({"kind": "progress", **data})
+
+    return str(result_of(steps, note))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from playground.data.tasks import Task
 from playground.errors import InvalidParams
-from playground.events import Event
+from playground.events import Event, result_of
 
 if TYPE_CHECKING:
     from playground.models.embedding import Embedder
@@ -243,9 +243,4 @@ class Method(ABC):
         Raises:
             AdapterError: the folder does not hold a whole result of this method.
         """
-        generator = self.adapt(params, context)
-        while True:
-            try:
-                next(generator)
-            except StopIteration as stop:
-                return stop.value
+        return result_of(self.adapt(params, context))

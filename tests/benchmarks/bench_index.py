@@ -16,6 +16,7 @@ import chromadb
 from record import record
 
 from playground.data.tasks import Document, task
+from playground.events import result_of
 from playground.models.embedding import load_embedder
 from playground.retrieval.store import Index, IndexParams
 from playground.settings import Settings
@@ -35,13 +36,7 @@ def documents(settings: Settings, wanted: int) -> list[Document]:
 def ours(folder: Path, texts: list[Document], embedder) -> tuple[float, list[str]]:
     """Seconds from documents to a searchable index (cutting included), and the chunks' texts."""
     begun = time.perf_counter()
-    generator = Index.build(folder, texts, embedder, IndexParams(100, 20))
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            index = stop.value
-            break
+    index = result_of(Index.build(folder, texts, embedder, IndexParams(100, 20)))
     seconds = time.perf_counter() - begun
     chunks = [chunk.full_text for chunk in index.chunks()]
     index.close()

@@ -9,7 +9,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from playground.data.tasks import task
+from playground.events import result_of
 from playground.methods import presets, registry
 from playground.models import catalogue, text
 from playground.settings import Settings
 from playground.training import mixed, token_losses
 from playground.training.batches import encode
-from playground.training.text import TrainingResult, train
+from playground.training.text import train
 
 METHOD = "full"
 
@@ -77,17 +77,8 @@ def measured(repeats: int) -> dict[bool, list[float]]:
             with tempfile.TemporaryDirectory() as folder, of_bfloat16(way):
                 groups = technique.groups(params, network)
                 steps = train(network, examples, [], plan, Path(folder), groups=groups)
-                found[way].append(finished(steps).seconds / plan.steps(len(examples)))
+                found[way].append(result_of(steps).seconds / plan.steps(len(examples)))
     return found
-
-
-def finished(training: Generator[object, None, TrainingResult]) -> TrainingResult:
-    """What a training ends with."""
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            return end.value
 
 
 def of_bfloat16(on: bool):

@@ -8,6 +8,7 @@ from PIL import Image
 from playground.errors import RunFailed
 from playground.evaluation.looks import Ask, Looks, asks, from_bytes, to_bytes
 from playground.evaluation.recommend import Point
+from playground.events import result_of
 
 ASKED = [
     Ask("context", "a zwx robot on blue", "a robot on blue", 7),
@@ -57,11 +58,7 @@ def looks(folder, model=None, held_out=2, **changes):
 
 def run(generator):
     events = []
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as stop:
-            return events, stop.value
+    return events, result_of(generator, events.append)
 
 
 def told(events, step):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from playground.data import tasks
 from playground.evaluation import retention
+from playground.events import result_of
 from playground.settings import ASSETS, Settings
 
 
@@ -47,11 +48,7 @@ def room(monkeypatch):
 
 def drain(generator):
     events = []
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as stop:
-            return events, stop.value
+    return events, result_of(generator, events.append)
 
 
 def metrics(events):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from playground.data import tasks
 from playground.errors import AdapterError, InvalidInput, QueueError, RunFailed
+from playground.events import result_of
 from playground.jobs import export_work, local
 from playground.jobs.export_work import Order
 from playground.methods.base import Context
@@ -35,11 +36,7 @@ BESIDE = {"bottleneck", "prefix_tuning", "prompt_tuning", "p_tuning"}  # cannot 
 def build(steps):
     """Run a generator to its end: (result, its events)."""
     events = []
-    while True:
-        try:
-            events.append(next(steps))
-        except StopIteration as end:
-            return end.value, events
+    return result_of(steps, events.append), events
 
 
 def made(home, run, form, target, **more):

@@ -6,6 +6,7 @@ import fake_hub
 import pytest
 
 from playground.errors import HubError, InvalidInput
+from playground.events import result_of
 from playground.jobs import hub
 from playground.models import sources
 from playground.settings import Settings
@@ -33,12 +34,7 @@ def folder(tmp_path):
 
 
 def push(folder, to):
-    steps = hub.push(folder, to)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return result_of(hub.push(folder, to))
 
 
 def prepare(typed=fake_hub.TOKEN, repo="me/mine", offline=False, **more):

@@ -7,6 +7,7 @@ import pytest
 
 from playground.data.tasks import Item, Task
 from playground.errors import AdapterError, InvalidParams
+from playground.events import result_of
 from playground.methods.base import Context
 from playground.methods.few_shot import FewShot, FewShotParams, arrange, draw, select
 from playground.methods.zero_shot import ZeroShot
@@ -40,13 +41,8 @@ def context(task, folder, embedder=None, seed=0):
 
 
 def run(method, params, context):
-    generator = method.adapt(params, context)
     events = []
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as stop:
-            return stop.value, events
+    return result_of(method.adapt(params, context), events.append), events
 
 
 def test_zero_shot_is_the_instruction_and_the_question(tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from playground.errors import AdapterError, InvalidParams
 from playground.evaluation.recommend import Point, recommend
+from playground.events import result_of
 from playground.methods.diffusion import ADAPTER, ImageContext
 from playground.methods.dreambooth import DreamBooth, class_prompts
 from playground.methods.dreambooth_lora import DreamBoothLoRA
@@ -39,11 +40,7 @@ def drawn(model):
 
 def finish(generator):
     events = []
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as end:
-            return end.value, events
+    return result_of(generator, events.append), events
 
 
 @pytest.fixture

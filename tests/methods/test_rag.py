@@ -9,6 +9,7 @@ from fresh import loaded
 
 from playground.data.tasks import Document, Evidence, Item, Task
 from playground.errors import AdapterError, InvalidParams
+from playground.events import result_of
 from playground.methods.base import Context
 from playground.methods.rag import RAG, RAGParams
 
@@ -77,12 +78,8 @@ def context(folder, task):
 
 def adapt(folder, task, **params):
     events = []
-    generator = RAG().adapt(RAGParams(**params), context(folder, task))
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as stop:
-            return stop.value, events
+    work = RAG().adapt(RAGParams(**params), context(folder, task))
+    return result_of(work, events.append), events
 
 
 def test_the_best_passage_stands_last_before_the_question(tmp_path):
@@ -206,15 +203,9 @@ def test_a_long_example_counts_once(tmp_path):
 
 
 def test_restore_gives_the_same_prompts(tmp_path):
-    generator = RAG().adapt(RAGParams(), context(tmp_path, FREE))
-    adapted = None
-    while adapted is None:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            adapted = stop.value
+    adapted, _ = adapt(tmp_path, FREE)
     before = adapted.prompts(["Do dogs travel free?"])
-    del adapted, generator
+    del adapted
     restored = RAG().restore(RAGParams(), context(tmp_path, FREE))
     beside = RAG().restore(RAGParams(), context(tmp_path, FREE))
     assert restored.prompts(["Do dogs travel free?"]) == before == beside.prompts(["Do dogs travel free?"])

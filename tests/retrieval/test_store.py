@@ -19,6 +19,7 @@ import pytest
 
 from playground.data.tasks import Document, Task
 from playground.errors import InvalidInput, QueueError, StoreError
+from playground.events import result_of
 from playground.methods.base import Context
 from playground.methods.rag import RAG, RAGParams
 from playground.retrieval.store import Index, IndexParams
@@ -59,18 +60,8 @@ class WordEmbedder:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def drain(generator, events=None):
-    while True:
-        try:
-            event = next(generator)
-        except StopIteration as stop:
-            return stop.value
-        if events is not None:
-            events.append(event)
-
-
 def build(folder, documents=DOCUMENTS, embedder=None, **more):
-    return drain(Index.build(folder, documents, embedder or WordEmbedder(), PARAMS, **more))
+    return result_of(Index.build(folder, documents, embedder or WordEmbedder(), PARAMS, **more))
 
 
 @pytest.fixture
@@ -162,7 +153,7 @@ def test_wrong_questions(index, k, mode, message):
 def test_progress_counts_chunks(tmp_path):
     documents = [Document(f"d{n}", f"Text number {n} of many.") for n in range(150)]
     events = []
-    drain(Index.build(tmp_path / "i", documents, WordEmbedder(), PARAMS), events).close()
+    result_of(Index.build(tmp_path / "i", documents, WordEmbedder(), PARAMS), events.append).close()
     points = [event.data for event in events if event.kind == "progress"]
     assert [point["done"] for point in points] == [0, 64, 128, 150]
     assert {point["total"] for point in points} == {150}
@@ -195,7 +186,9 @@ def test_update_embeds_only_what_changed(tmp_path):
     with build(tmp_path / "i", embedder=embedder) as index:
         embedder.seen.clear()
         changed = Document("boats", DOCUMENTS[1].text.replace("electric", "a steamer"))
-        changes = drain(index.update([DOCUMENTS[0], changed, Document("new", "Swans nest here.")], ["codes"]))
+        changes = result_of(
+            index.update([DOCUMENTS[0], changed, Document("new", "Swans nest here.")], ["codes"])
+        )
         assert changes.added == ("new",)
         assert changes.changed == ("boats",)
         assert changes.removed == ("codes",)
@@ -220,7 +213,7 @@ def test_a_moved_paragraph_is_not_embedded_again(tmp_path):
     ) as index:
         embedder.seen.clear()
         moved = "# New\n\nThird text.\n\n# A\n\nFirst text.\n\n# B\n\nSecond text."
-        drain(index.update([Document("d", moved)]))
+        result_of(index.update([Document("d", moved)]))
         assert embedder.seen == ["New\nThird text."]
         assert index.search("Second text", 1, "dense")[0].start == moved.index("Second")
 
@@ -233,7 +226,7 @@ def test_refused_changes_leave_the_index_as_it_was(index):
         ([Document("boats", " ")], ["fares", "codes"], "no text to index"),
     ]:
         with pytest.raises(InvalidInput, match=message):
-            drain(index.update(documents, remove))
+            result_of(index.update(documents, remove))
     assert len(index.documents()) == 3
     assert index.search("dogs", 1)[0].document == "fares"
 
@@ -242,9 +235,9 @@ def test_two_updates_at_once(index):
     first = index.update([Document("a", "First.")])
     next(first)
     with pytest.raises(QueueError, match="being updated already"):
-        drain(index.update([Document("b", "Second.")]))
-    drain(first)
-    drain(index.update([Document("b", "Second.")]))
+        result_of(index.update([Document("b", "Second.")]))
+    result_of(first)
+    result_of(index.update([Document("b", "Second.")]))
     assert {"a", "b"} <= {document.id for document in index.documents()}
 
 
@@ -315,7 +308,7 @@ def test_kill_in_the_middle_of_an_update(tmp_path, delay):
 index = build(Path(sys.argv[1]))
 print("built", flush=True)
 for number in range(1000):
-    drain(index.update([Document(f"n{number % 5}", f"Text {number}. " * 50)]))
+    result_of(index.update([Document(f"n{number % 5}", f"Text {number}. " * 50)]))
 """
     process = child(code, tmp_path / "i")
     assert process.stdout.readline() == "built\n"
@@ -325,7 +318,7 @@ for number in range(1000):
     with Index.open(tmp_path / "i", WordEmbedder()) as index:
         assert {"fares", "boats", "codes"} <= {document.id for document in index.documents()}
         assert len(index.search("text", 1000, "dense")) == index.count
-        drain(index.update([Document("after", "All is well.")]))
+        result_of(index.update([Document("after", "All is well.")]))
 
 
 def test_an_ended_process_without_close_leaves_clean_files(tmp_path):
@@ -396,7 +389,7 @@ def test_threads_may_ask_while_another_updates(index):
     for thread in threads:
         thread.start()
     for number in range(10):
-        drain(index.update([Document("moving", f"Text {number}.")]))
+        result_of(index.update([Document("moving", f"Text {number}.")]))
     for thread in threads:
         thread.join()
     assert errors == []
@@ -462,18 +455,12 @@ def test_rag_on_a_server_takes_its_collection_along(tmp_path, server):
         Task("t", "T", "", "", "Answer.", "free", "token_f1", (), (), (), documents=tuple(DOCUMENTS)),
         object(), tmp_path, 0, WordEmbedder, chroma_url=server,
     )  # fmt: skip
-    work = RAG().adapt(RAGParams(k=1), run)
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            adapted = stop.value
-            break
+    adapted = result_of(RAG().adapt(RAGParams(k=1), run))
     [prompt] = adapted.prompts(["Do dogs travel free?"])
     assert len(prompt.passages) == 1
     assert len(on(server)) == 1
     assert not (tmp_path / "index" / "chroma").exists()
-    del adapted, work
+    del adapted
     gc.collect()
     RAG().discard(tmp_path)
     assert on(server) == set()

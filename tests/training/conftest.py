@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from playground.events import result_of
 from playground.training.batches import Example
 
 VOCABULARY = 64
@@ -60,10 +61,6 @@ def drain():
 
     def run(generator):
         events = []
-        while True:
-            try:
-                events.append(next(generator))
-            except StopIteration as stop:
-                return events, stop.value
+        return events, result_of(generator, events.append)
 
     return run

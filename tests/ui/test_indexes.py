@@ -8,6 +8,7 @@ import pytest
 
 from playground.data.tasks import Document
 from playground.errors import InvalidInput, QueueError
+from playground.events import result_of
 from playground.retrieval.store import Index
 from playground.settings import Settings
 from playground.ui import indexes as module
@@ -36,13 +37,9 @@ def settings(tmp_path):
 
 
 def build(held, visitor, text="The ferry leaves at seven."):
-    work = Index.build(held.folder(visitor), [Document("ferry", text)], Embedder())
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            held.keep(visitor, stop.value)
-            return stop.value
+    index = result_of(Index.build(held.folder(visitor), [Document("ferry", text)], Embedder()))
+    held.keep(visitor, index)
+    return index
 
 
 def test_an_index_is_found_again_by_another_process_of_the_page(settings):
