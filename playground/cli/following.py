@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from playground.cli.command import descriptions
 from playground.cli.progress import ProgressLine, fetch, share
 from playground.errors import QueueError
+from playground.jobs import forecast
 from playground.jobs.queue import Queue
 from playground.methods.registry import method
 from playground.results import comparison
@@ -72,7 +73,7 @@ def work(
 ) -> int:
     """Check the runs, fetch the model, start, tell how they go, print their rows; then conclude on the group."""
     store = RunStore(settings.database)
-    queue = Queue(settings, store)
+    queue = Queue(settings, store, check_fit=forecast.fits)
     runs: list[Run] = []
     before = signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -138,7 +138,8 @@ class Sweep(Command):
         parser.add_argument("--method", required=True, help="id of a method that trains")
         parser.add_argument(
             "--set", action="append", required=True, metavar="NAME=VALUES", dest="values",
-            help="a parameter and its values with commas between; with one value it is the same in all runs",
+            help="a parameter and its values with commas between (of a text: semicolons); with one value it is the same "
+            "in all runs",
         )  # fmt: skip
         parser.add_argument("--preset", help="begin with a preset, e.g. 135m-cpu")
         add_setting(parser)
@@ -146,7 +147,12 @@ class Sweep(Command):
 
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
         texts = dict(assignment(text, "NAME=VALUES") for text in options.values)
-        given = {name: text for name, text in texts.items() if "," in text}
+        specs = {spec.name: spec for spec in registry.method(options.method).Params.fields()}
+        given = {
+            name: text
+            for name, text in texts.items()
+            if name in specs and sweep.separator(specs[name]) in text
+        }
         grid = sweep.axes(options.method, given)
         params = preset_values(options.method, options.preset)
         alone = {name: text for name, text in texts.items() if name not in given}

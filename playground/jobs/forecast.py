@@ -6,6 +6,7 @@ from playground.data.tasks import Task
 from playground.errors import InvalidInput
 from playground.methods.base import Method, Params
 from playground.methods.parametric import Parametric
+from playground.models import sources
 from playground.models.catalogue import Model
 from playground.results.runs import RunStore
 from playground.results.speed import training_rate, training_speed
@@ -44,6 +45,19 @@ def forecast(
         their_flops=earlier and earlier.flops_per_token,
         flops_per_second=training_rate(runs, model.id, place, technique.quantization(params)),
     )
+
+
+def fits(technique: Method, params: Params, model: Model, settings: Settings) -> None:
+    """Refuse a training that the model has no place for, without loading its weights; nothing else is refused.
+
+    A model that is not on this machine is not asked: its first run fetches it, and says the same then.
+
+    Raises:
+        InvalidParams: the technique or these parameters do not fit the model.
+        ModelUnavailable: its files cannot be read as a language model.
+    """
+    if isinstance(technique, Parametric) and sources.at_hand(model, settings):
+        technique.fits(params, model, settings)
 
 
 def look(params: Params, task: Task, model: Model, settings: Settings) -> "DataView":

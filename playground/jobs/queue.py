@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from playground.data.subjects import Subject
 from playground.data.tasks import Task
@@ -24,6 +24,7 @@ from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreEr
 from playground.jobs import local, processes
 from playground.jobs.material import material
 from playground.methods import presets
+from playground.methods.base import Method, Params
 from playground.methods.registry import method, methods
 from playground.models import catalogue
 from playground.models.catalogue import Model
@@ -50,6 +51,7 @@ class Queue:
         release: called before a job starts, to free memory that it needs (``Arbiter.release``).
         check_model: called before a run is filed, to refuse a model that cannot be had now
             (``models.sources.obtainable``).
+        check_fit: called after that, to refuse what the technique cannot adapt so (``jobs.forecast.fits``).
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class Queue:
         store: RunStore,
         release: Callable[[], None] | None = None,
         check_model: Callable[[Model, Settings], None] | None = None,
+        check_fit: Callable[[Method, Params, Model, Settings], None] | None = None,
     ):
         self.settings = settings
         self.store = store
         self.release = release
         self.check_model = check_model
+        self.check_fit = check_fit
         self.identity = processes.identity(uuid.uuid4().hex[:6])
         self._job: tuple[int, subprocess.Popen] | None = None
         self._memory_kills: int | None = None  # of the whole system, when the present job was started
@@ -84,12 +88,13 @@ class Queue:
         seed: int = 0,
         limit: int | None = None,
         group: str | None = None,
-        before: bool = False,
+        reference: Literal["first", "last"] | None = None,
     ) -> Run:
         """Check a run and file it.
 
         Args:
-            before: also file the zero-shot run that it is compared with, in front of it, where there is none.
+            reference: also file the zero-shot run that it is compared with, where there is none: in front of it, or
+                behind it, so that what takes long begins at once.
 
         Raises:
             InvalidInput: the method, task, a parameter, the seed or the limit is wrong.
@@ -98,7 +103,10 @@ class Queue:
             StoreError: it cannot be written.
         """
         filing = self.prepare(method_id, params, task_id, model_id, seed, limit, group)
-        return self.file(self.with_reference([filing]) if before else [filing])[-1]
+        filings = self.with_reference([filing]) if reference else [filing]
+        if reference == "last":
+            filings = [filing, *filings[:-1]]
+        return next(run for run in self.file(filings) if run.key == filing.key)
 
     def race(
         self,
@@ -184,6 +192,8 @@ class Queue:
             )
         if self.check_model:
             self.check_model(entry, self.settings)
+        if self.check_fit:
+            self.check_fit(technique, values, entry, self.settings)
         seed = _whole(seed, "seed", 0, 2**32 - 1)
         limit = _limit(limit, chosen)
         dumped = values.model_dump(mode="json")

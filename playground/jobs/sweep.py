@@ -26,6 +26,8 @@ Value = float | int | str | bool
 def axes(method_id: str, texts: Mapping[str, str | Sequence[Any]]) -> dict[str, list[Value]]:
     """The values of each swept parameter, from a list or from words like "5e-4, 1e-3".
 
+    Those of a text, which may hold commas itself (names of layers), are separated by semicolons.
+
     Raises:
         InvalidInput: no or too many parameters, one that the method does not have, or a value that
             cannot be read or stands there twice.
@@ -39,14 +41,21 @@ def axes(method_id: str, texts: Mapping[str, str | Sequence[Any]]) -> dict[str, 
             raise InvalidInput(
                 f"There is no parameter “{name}”. Parameters: {', '.join(specs)}.", field="sweep"
             )
-        parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else list(text)
+        between = separator(specs[name])
+        parts = [part.strip() for part in text.split(between)] if isinstance(text, str) else list(text)
         values = [_value(specs[name], part) for part in parts if part != ""]
         if not values:
-            raise InvalidInput(f"Give values for {specs[name].label}, with commas between.", field="sweep")
+            mark = {",": "commas", ";": "semicolons"}[between]
+            raise InvalidInput(f"Give values for {specs[name].label}, with {mark} between.", field="sweep")
         if len(set(values)) < len(values):
             raise InvalidInput(f"A value of {specs[name].label} stands there twice.", field="sweep")
         found[name] = values
     return found
+
+
+def separator(spec: FieldSpec) -> str:
+    """What stands between two values of a parameter."""
+    return ";" if spec.kind == "text" else ","
 
 
 def _value(spec: FieldSpec, text: Any) -> Value:

@@ -214,6 +214,17 @@ class Parametric(Method):
             mixed=None if settings.dtype == "auto" else False,
         )
 
+    def fits(self, params: TrainingParams, model: "Model", settings: Settings) -> None:
+        """Refuse parameters that the model has no place for. Loads no weights.
+
+        Raises:
+            InvalidParams: the technique, or a parameter, does not fit the model.
+            ModelUnavailable: the model is not on this machine.
+        """
+        from playground.training.weightless import weightless
+
+        self.wrap(params, weightless(model, settings).model)
+
     def estimate(
         self,
         params: TrainingParams,

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio import networking
 
 from playground.data import tasks
+from playground.jobs import forecast
 from playground.jobs.arbiter import Arbiter
 from playground.jobs.queue import Queue
 from playground.methods.base import Method
@@ -41,7 +42,9 @@ def open_session(settings: Settings) -> Session:
     """Open the store and what works on it; nothing is started yet."""
     store = RunStore(settings.database)
     arbiter = Arbiter(settings, store)
-    queue = Queue(settings, store, release=arbiter.release, check_model=sources.obtainable)
+    queue = Queue(
+        settings, store, release=arbiter.release, check_model=sources.obtainable, check_fit=forecast.fits
+    )
     return Session(settings, store, queue, arbiter, Starter(settings))
 
 

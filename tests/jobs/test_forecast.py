@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from playground.errors import InvalidInput, ModelUnavailable
+from playground.errors import InvalidInput, InvalidParams, ModelUnavailable
 from playground.events import Event
 from playground.jobs import pipeline
-from playground.jobs.forecast import forecast, look
+from playground.jobs.forecast import fits, forecast, look
 from playground.methods.lora import LoRA, LoRAParams
 from playground.methods.zero_shot import ZeroShot
 from playground.models import catalogue
@@ -81,3 +81,18 @@ def test_a_run_goes_on_without_an_estimate(settings, store, model, monkeypatch):
     (event,) = pipeline._estimate(LoRA(), LoRAParams(), tiny.task(), model, settings)
     assert event.kind == "log" and event.data["level"] == "warning" and "no luck" in event.data["text"]
     assert list(pipeline._estimate(ZeroShot(), ZeroShot.Params(), tiny.task(), model, settings)) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [({"layers": "by name", "modules": "nonsense"}, "nonsense"), ({"top_layers": 500}, "2 blocks")],
+)
+def test_parameters_that_the_model_has_no_place_for_are_refused(settings, model, params, words):
+    with pytest.raises(InvalidParams, match=words):
+        fits(LoRA(), LoRAParams(**params), model, settings)
+    fits(LoRA(), LoRAParams(), model, settings)
+
+
+def test_what_trains_nothing_or_is_not_here_is_not_asked(settings, model):
+    fits(ZeroShot(), ZeroShot.Params(), model, settings)
+    fits(LoRA(), LoRAParams(top_layers=500), replace(model, sources=("hub:no/such",)), settings)

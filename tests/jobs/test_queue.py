@@ -429,3 +429,25 @@ def test_a_limit_of_any_length_is_understood(queue):
 def test_a_seed_too_large_is_told_its_range(queue):
     with pytest.raises(InvalidInput, match="from 0 to 4,294,967,295"):
         submit(queue, seed=2**32)
+
+
+@pytest.mark.parametrize(
+    ("place", "methods"), [("first", ["zero_shot", "patient"]), ("last", ["patient", "zero_shot"])]
+)
+def test_the_run_that_it_is_compared_with_is_filed_once_in_front_or_behind(queue, store, place, methods):
+    run = queue.submit("patient", {}, "tiny", "fake", reference=place)
+    assert [filed.method for filed in sorted(store.list(), key=lambda filed: filed.id)] == methods
+    assert run.method == "patient"
+    again = queue.submit("patient", {"steps": 2}, "tiny", "fake", reference=place)
+    assert again.method == "patient"
+    assert [filed.method for filed in store.list()].count("zero_shot") == 1
+
+
+def test_what_does_not_fit_the_model_is_refused_before_filing(settings, store, world):
+    def refuse(technique, params, entry, settings):
+        raise InvalidInput(f"{technique.title} with {params.steps} steps does not fit {entry.id}.")
+
+    queue = Queue(settings, store, check_fit=refuse)
+    with pytest.raises(InvalidInput, match="3 steps does not fit fake"):
+        submit(queue, steps=3)
+    assert store.list() == []

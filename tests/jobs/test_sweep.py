@@ -37,6 +37,9 @@ def test_values_are_read_as_their_parameter_wants_them():
     assert found == {"rank": [4, 8, 16], "learning_rate": [0.0005, 0.001]}
     assert sweep.axes("lora", {"layers": "attention, mlp"}) == {"layers": ["attention", "mlp"]}
     assert sweep.axes("lora", {"rank": [4, 8]}) == {"rank": [4, 8]}
+    assert sweep.axes("lora", {"modules": "q_proj,v_proj; down_proj"}) == {
+        "modules": ["q_proj,v_proj", "down_proj"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,8 @@ def test_values_are_read_as_their_parameter_wants_them():
         ({"rank": "4, four"}, "“four” is not a whole number"),
         ({"rank": "1.5, 2"}, "“1.5” is not a whole number"),
         ({"learning_rate": "fast"}, "“fast” is not a number"),
-        ({"rank": " , "}, "Give values for Rank"),
+        ({"rank": " , "}, "Give values for Rank, with commas"),
+        ({"modules": " ; "}, "Give values for .*, with semicolons"),
         ({"learning_rate": "0.001, 1e-3"}, "twice"),
     ],
 )

@@ -316,3 +316,35 @@ def test_a_form_begins_with_the_preset_for_the_device_that_is_here(session, monk
     monkeypatch.setattr(settings_module, "_kind_here", lambda: device)
     assert session.settings.device == "auto"
     assert finetune.fitting(session, "lora", "smollm2-135m") == f"135m-{device}"
+
+
+def told(step, loss, dev=None):
+    return [
+        Event.metric("train_loss", loss, step),
+        *([Event.metric("dev_loss", dev, step)] if dev is not None else ()),
+    ]
+
+
+def test_after_a_resume_nothing_of_the_killed_attempt_is_shown_as_the_newest():
+    events = [
+        *told(10, 0.9),
+        *told(20, 0.7, dev=0.8),
+        *told(30, 0.5),
+        *told(40, 0.016, dev=0.3),
+        *told(21, 0.69),
+    ]
+    curves = live.curves_of(events)
+    assert curves == {"train_loss": [(10, 0.9), (20, 0.7), (21, 0.69)], "dev_loss": [(20, 0.8)]}
+    assert "0.690" in live.state(events, curves)
+    assert live.curves_of([*told(10, 0.5, dev=0.5), *told(5, 0.9)]) == {"train_loss": [(5, 0.9)]}
+
+
+@pytest.mark.parametrize("status", ["running", "cancelled", "failed", "interrupted"])
+def test_time_is_left_to_a_run_that_runs_only(session, status):
+    now = run(session, "a", curve=[1.5, 0.5], status="running")
+    session.store.append(now.id, [Event.progress("adapt", 40, 100, unit="step", left_seconds=80.0)])
+    if status != "running":
+        session.store.finish(now.id, status)
+    shown = live.live(Look.at(session, "lora").told)
+    assert "40 of 100" in shown
+    assert ("Time left" in shown) == (status == "running")

@@ -190,3 +190,10 @@ def test_forgetting_stands_in_the_table_and_the_kept_step_on_the_card(session, r
     assert "The weights of step 60 are kept" in run_card.card(session, stopped)
     assert run_card.kept(measured(steps=80, kept_step=80)) == ""
     assert run_card.kept(session.store.get(runs[0])) == ""
+
+
+def test_a_run_that_somebody_deleted_is_no_run(session, runs):
+    shown(session, runs[1])
+    session.queue.delete(int(runs[1]))
+    assert panel.state_of(session, float(runs[1])) is None
+    assert "No run open" in shown(session, runs[1])["told"]

@@ -8,7 +8,8 @@ import pytest
 from playground.errors import InvalidInput
 from playground.jobs.local import run_folder
 from playground.results.runs import Filing
-from playground.ui import uploads
+from playground.ui import build, uploads
+from playground.ui.components import run_card
 from playground.ui.tabs import runs
 
 
@@ -62,3 +63,23 @@ def test_what_a_link_points_to_is_not_downloaded(session, tmp_path):
 def test_the_folder_of_a_running_run_is_not_packed(session):
     with pytest.raises(InvalidInput, match="when it has ended"):
         runs.archive(session, run(session, "running"))
+
+
+def test_a_run_is_deleted_only_after_one_was_asked(settings):
+    opened = build.open_session(settings)
+    try:
+        one = run(opened)
+        plain, asked = runs.listed(opened), runs.listed(opened, one)
+        assert (plain.count('data-action="delete"'), plain.count('data-action="delete-yes"')) == (1, 0)
+        assert (asked.count('data-action="delete"'), asked.count('data-action="delete-yes"')) == (0, 1)
+        assert "removed for everyone" in asked
+        other = opened.store.submit(Filing("b", "lora", {}, "smollm2-135m", "support-desk"))
+        assert 'data-action="delete' not in run_card.card(opened, other, asked=True)
+    finally:
+        opened.store.close()
+
+
+def test_the_seconds_of_a_resumed_run_are_of_its_last_attempt_and_say_so(session):
+    again = session.store.refile(run(session, status="cancelled"))
+    session.store.transition(again.id, "running", expect={"queued"})
+    assert run_card.elapsed(session.store.get(again.id)).endswith(" since it was resumed")

@@ -113,7 +113,9 @@ def test_a_sample_without_a_nearest_photo_is_shown_alone(folder):
 
 
 def told(**curves):
-    return [Event.metric(name, value, step) for name, points in curves.items() for step, value in points]
+    """The events of these curves in the order in which a run tells them."""
+    events = [Event.metric(name, value, step) for name, points in curves.items() for step, value in points]
+    return sorted(events, key=lambda event: event.data["step"])
 
 
 def test_every_curve_has_its_chart_and_the_kept_step_its_line():

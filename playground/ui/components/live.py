@@ -41,15 +41,24 @@ def live(events: Iterable[Event]) -> str:
 def curves_of(events: Iterable[Event], names: Collection[str] = CURVES) -> Curves:
     """The points (step, value) of every curve in ``names`` by metric, in the order of the steps.
 
-    A step that was taken twice (killed, and resumed from the checkpoint before it) counts as it went last.
+    A training that was killed goes on from the checkpoint before it: what came after that counts no more.
     """
     found: dict[str, dict[int, float]] = {}
+    newest = 0
     for event in events:
         if event.kind != "metric" or event.data.get("step") is None or event.data["name"] not in names:
             continue
-        if event.data["value"] is not None:
-            found.setdefault(event.data["name"], {})[event.data["step"]] = event.data["value"]
-    return {name: sorted(points.items()) for name, points in found.items()}
+        step, value = event.data["step"], event.data["value"]
+        if step < newest:
+            found = {name: _until(step, points) for name, points in found.items()}
+        newest = step
+        if value is not None:
+            found.setdefault(event.data["name"], {})[step] = value
+    return {name: sorted(points.items()) for name, points in found.items() if points}
+
+
+def _until(last: int, points: dict[int, float]) -> dict[int, float]:
+    return {step: value for step, value in points.items() if step <= last}
 
 
 def how_far(events: Sequence[Event]) -> list[tuple[str, str | None]]:

@@ -120,10 +120,11 @@ def kept(run: Run) -> str:
 
 
 def elapsed(run: Run) -> str:
-    """How long the run took, or has been running."""
+    """How long the run took, or has been running; of a resumed one the last attempt alone, and so it says."""
     if run.started is None:
         return ""
-    return text((run.finished or time.time()) - run.started, "s")
+    words = text((run.finished or time.time()) - run.started, "s")
+    return f"{words} since it was resumed" if run.resume else words
 
 
 def when(seconds: float | None) -> str:
@@ -155,8 +156,8 @@ def _after(run: Run) -> str:
     return f"{STATUS[run.status]} after {elapsed(run)}" if run.finished and run.started else ""
 
 
-def card(session: Session, run: Run, actions: bool = True) -> str:
-    """A run in the list of runs, with its buttons."""
+def card(session: Session, run: Run, actions: bool = True, asked: bool = False) -> str:
+    """A run in the list of runs, with its buttons; ``asked`` once it was asked to be deleted."""
     family = session.family(run.method)
     error = reason(run)
     progress = (
@@ -171,7 +172,7 @@ def card(session: Session, run: Run, actions: bool = True) -> str:
         f'<p class="pg-muted">{safe(session.task_title(run.task))} · {safe(session.model_title(run.model))} · '
         f"{safe(items(session, run))} · seed {run.seed} · <span>{safe(when(run.created))}</span>"
         f"{f' · <span>{safe(elapsed(run))}</span>' if run.started else ''}</p>"
-        f"{progress}{error}{_kept(run)}{buttons(run) if actions else ''}</article>"
+        f"{progress}{error}{_kept(run)}{buttons(run, asked) if actions else ''}</article>"
     )
 
 
@@ -190,17 +191,26 @@ def items(session: Session, run: Run) -> str:
     return f"{run.limit} of {known.test} test items" if known else f"{run.limit} test items"
 
 
-def buttons(run: Run) -> str:
-    """What can be done with the run now."""
+def buttons(run: Run, asked: bool = False) -> str:
+    """What can be done with the run now; before it is deleted one is asked whether it is meant."""
+    if asked and run.status not in ACTIVE:
+        words = (
+            '<p class="pg-muted">The run, its figures and what it trained are removed for everyone here.</p>'
+        )
+        return f'<div class="pg-sure">{words}{_buttons(run, [("delete-yes", "Delete it"), ("keep", "Keep it")])}</div>'
     if run.status in ACTIVE:
         offered = [("stop", "Stop")]
     elif run.status == "done":
         offered = [("delete", "Delete")]
     else:
         offered = [("resume", "Resume"), ("delete", "Delete")]
+    return _buttons(run, [("open", "Details"), *offered])
+
+
+def _buttons(run: Run, offered: list[tuple[str, str]]) -> str:
     parts = [
         f'<button type="button" data-action="{action}" data-run="{run.id}">{label}</button>'
-        for action, label in [("open", "Details"), *offered]
+        for action, label in offered
     ]
     return f'<div class="pg-actions">{"".join(parts)}</div>'
 

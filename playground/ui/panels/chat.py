@@ -41,7 +41,8 @@ def build(session: Session, run: gr.Number, name: str) -> None:
     question = gr.Textbox(label="Question", lines=2, max_lines=12, elem_id=f"{name}-question")
     with gr.Row(elem_classes="pg-buttons"):
         ask = gr.Button("Ask both", variant="primary", size="md", elem_id=f"{name}-ask")
-        clear = gr.Button("Clear", size="md")
+        halt = gr.Button("Stop", size="md", elem_id=f"{name}-chat-stop")
+        clear = gr.Button("Clear", size="md", elem_id=f"{name}-chat-clear")
 
     def answer(run_id, how, words, before):
         if run_id is None:
@@ -64,7 +65,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         return chosen.dev[0].input if chosen.dev else ""
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(
+    answering = gr.on(
         [ask.click, question.submit],
         shown(answer),
         [run, manner, question, turns],
@@ -79,6 +80,15 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         None,
         [turns, talk, status],
         queue=False,
+        cancels=answering,
+        **quick,
+    )
+    halt.click(
+        lambda kept: (conversation(kept), notice("Stopped. What was begun is not kept.")),
+        turns,
+        [talk, status],
+        queue=False,
+        cancels=answering,
         **quick,
     )
     changed(run)(shown(example), [run, question], question, queue=False, **quick)

@@ -3,7 +3,7 @@
 import gradio as gr
 
 from playground.data import tasks
-from playground.errors import InvalidInput
+from playground.errors import InvalidInput, RunNotFound
 from playground.results import comparison
 from playground.results import items as answers
 from playground.results.runs import ACTIVE, Run
@@ -81,12 +81,22 @@ def paired(session: Session, run: Run) -> tuple[list[answers.Item], Run | None]:
 
 def state_of(session: Session, run_id: float | None) -> tuple | None:
     """What the panel of a run hangs on: the run, its baseline, and whether answers may still come."""
-    if run_id is None:
+    run = _run(session, run_id)
+    if run is None:
         return None
-    run = session.store.get(int(run_id))
     known = session.runs(task=run.task, method=comparison.REFERENCE)
     base = comparison.baseline(run, known)
     return run.id, run.status, base.id if base else None, run.status in ACTIVE
+
+
+def _run(session: Session, run_id: float | None) -> Run | None:
+    """The run that is open, if there is one and nobody has deleted it."""
+    if run_id is None:
+        return None
+    try:
+        return session.store.get(int(run_id))
+    except RunNotFound:
+        return None
 
 
 def file_baseline(session: Session, run_id: float | None) -> Run:
@@ -104,9 +114,9 @@ def file_baseline(session: Session, run_id: float | None) -> Run:
 
 def show(session: Session, run_id: float | None, kind: str, group: str, label: str, at: int) -> tuple:
     """What the panel's parts show, in the order of ``outputs``."""
-    if run_id is None:
+    run = _run(session, run_id)
+    if run is None:
         return _nothing(empty("No run open", "Finished runs can be looked at item by item."))
-    run = session.store.get(int(run_id))
     found, base = paired(session, run)
     if not found:
         wait = (

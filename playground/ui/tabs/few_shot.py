@@ -123,7 +123,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
                 values["task"],
                 (values["model"] or "").strip(),
                 limit=limit_of(values["limit"]),
-                before=True,
+                reference="first",
             )
         except Exception as error:
             return fields.refused(error), gr.skip()

@@ -194,16 +194,18 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
     _sweep_fold(session, fields, inputs, live)
 
     def start(**values):
+        yield notice(f"Checking that {technique.title} with these settings fits the model …"), gr.skip()
         try:
             run = session.queue.submit(
                 name, fields.params(values), values["task"], (values["model"] or "").strip(),
-                seed=values["seed"], limit=limit_of(values["limit"]),
+                seed=values["seed"], limit=limit_of(values["limit"]), reference="last",
             )  # fmt: skip
         except Exception as error:
-            return fields.refused(error), gr.skip()
-        return notice(f"Run #{run.id} is in the queue.", "good"), Look.at(session, name).lane(session)
+            yield fields.refused(error), gr.skip()
+            return
+        yield notice(f"Run #{run.id} is in the queue.", "good"), Look.at(session, name).lane(session)
 
-    begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], queue=False, **QUICK)
+    begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], concurrency_limit=None, **QUICK)
     follow_preset(session, fields, preset, found, model)
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
@@ -286,7 +288,7 @@ def _sweep_fold(session: Session, fields: form.Form, inputs: dict[str, Any], liv
         with gr.Row(elem_classes="pg-form"):
             first = gr.Dropdown(choices, value="learning_rate", label="Parameter", min_width=150)
             one = gr.Textbox(
-                _around(fields.method), label="Values", info="With commas between.", max_lines=1, min_width=150,
+                _around(fields.method), label="Values", info="With commas between; of texts with semicolons.", max_lines=1, min_width=150,
                 elem_id=f"{name}-sweep-values",
             )  # fmt: skip
         with gr.Row(elem_classes="pg-form"):
@@ -445,9 +447,13 @@ class Look:
 
     @property
     def told(self) -> list[Event]:
-        """The events of the shown run, with the last word on how far it is."""
-        now = self.curves.progress if self.curves else None
-        return [*self.events, Event("progress", now)] if now else list(self.events)
+        """The events of the shown run, with the last word on how far it is; time is left to one that runs."""
+        if self.curves is None or not self.curves.progress:
+            return list(self.events)
+        now = dict(self.curves.progress)
+        if self.curves.status != "running":
+            now.pop("left_seconds", None)
+        return [*self.events, Event("progress", now)]
 
     def lane(self, session: Session) -> str:
         """The run's card, its estimate beside what was measured, and which run the curves below are of if another."""

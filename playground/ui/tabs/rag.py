@@ -136,7 +136,7 @@ def build(session: Session, known: gr.Textbox, visitor: gr.Textbox) -> None:
         try:
             run = session.queue.submit(
                 "rag", fields.params(values), values["task"], (values["model"] or "").strip(),
-                limit=limit_of(values["limit"]), before=True,
+                limit=limit_of(values["limit"]), reference="first",
             )  # fmt: skip
         except Exception as error:
             return fields.refused(error)

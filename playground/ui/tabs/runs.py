@@ -42,22 +42,25 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
             download = gr.Button("Download the run's folder", size="sm", visible=False, elem_id="get-run")
             packed = gr.DownloadButton(visible="hidden", elem_id="file-run")
 
-    def refresh(run_id):
+    asked = gr.State(None)  # the run that is to be deleted, if one means it
+
+    def refresh(run_id, doubted):
         known = run_id is not None and any(run.id == run_id for run in session.runs())
-        return listed(session), details(session, run_id), gr.update(visible=bool(known))
+        return listed(session, doubted), details(session, run_id), gr.update(visible=bool(known))
 
     def act(run_id, event: gr.EventData):
         target = int(event.run)
+        doubted = target if event.action == "delete" else None
         if event.action == "open":
             run_id = target
         elif event.action == "stop":
             session.queue.cancel(target)
         elif event.action == "resume":
             session.queue.resume(target)
-        elif event.action == "delete":
+        elif event.action == "delete-yes":
             session.queue.delete(target)
             run_id = None if run_id == target else run_id
-        return run_id, *refresh(run_id)
+        return run_id, doubted, *refresh(run_id, doubted)
 
     def pack(run_id):
         if run_id is None:
@@ -68,13 +71,13 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
     gr.on(
         [pulse.change, changed(opened)],
         shown(refresh),
-        opened,
+        [opened, asked],
         [listing, detail, download],
         queue=False,
         **quick,
     )
     listing.click(
-        shown(act), opened, [opened, listing, detail, download],
+        shown(act), opened, [opened, asked, listing, detail, download],
         concurrency_limit=None, trigger_mode="multiple", **quick,
     )  # fmt: skip
     download.click(shown(pack), opened, packed, api_visibility="private", show_progress="minimal").success(
@@ -82,8 +85,8 @@ def build(session: Session, pulse: gr.Textbox, opened: gr.Number) -> None:
     )
 
 
-def listed(session: Session) -> str:
-    """Active runs in the order of the queue, then the history."""
+def listed(session: Session, asked: int | None = None) -> str:
+    """Active runs in the order of the queue, then the history; ``asked`` is the run that is to be deleted."""
     active = session.runs(status=ACTIVE)
     running = [run for run in active if run.status == "running"]
     past = [run for run in session.runs(limit=SHOWN + len(active)) if run.status not in ACTIVE][:SHOWN]
@@ -94,7 +97,7 @@ def listed(session: Session) -> str:
         cards = "".join(run_card.card(session, run) for run in [*running, *session.store.queued()])
         parts.append(f'<section class="pg-runs"><h3>Queue</h3>{cards}</section>')
     if past:
-        cards = "".join(run_card.card(session, run) for run in past)
+        cards = "".join(run_card.card(session, run, asked=run.id == asked) for run in past)
         parts.append(f'<section class="pg-runs"><h3>History</h3>{cards}</section>')
     return "".join(parts)
 
