@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on loopback: real HTTP, as far as a push needs it."""
+"""A small Hugging Face Hub on loopback: real HTTP, as far as a push, and fetching a model, need it."""
 
 import base64
 import hashlib
@@ -11,13 +11,14 @@ READER = "hf_reading_only_0123456789"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """``repos`` maps names to {"private", "files"}; ``seen`` holds every request's path and authorization."""
+    """``repos`` maps names to {"private", "files"}, ``public`` those that anyone may read to their files; ``seen`` holds every request's path and authorization."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos = {}
+        self.public = {}
         self.objects = {}
         self.seen = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -52,11 +53,38 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(200, {})
         if path == "/":
             return self._answer(200, {})
+        if public := next((name for name in self.server.public if f"/{name}/" in f"{path}/"), None):
+            return self._given(public, path)
         if given == f"Bearer {READER}":
             return self._answer(403, {"error": f"You may not write with {READER}"})
         if given != f"Bearer {TOKEN}":
             return self._answer(401, {"error": f"Invalid credentials: {given}"})
         return self._authorized(path, content)
+
+    def _given(self, name, path):
+        """A public repository's list of files, or one of them."""
+        files, commit = self.server.public[name], "a" * 40
+        if "/tree/" in path:
+            entries = [
+                {"type": "file", "path": file, "size": len(files[file]), "oid": "b" * 40} for file in files
+            ]
+            return self._answer(200, entries)
+        if path.startswith("/api/models/"):
+            listed = [{"rfilename": file} for file in files]
+            return self._answer(
+                200, {"_id": "1", "id": name, "modelId": name, "sha": commit, "private": False, "tags": [],
+                      "downloads": 0, "likes": 0, "siblings": listed},
+            )  # fmt: skip
+        return self._file(files[path.split(f"/resolve/{commit}/", 1)[1]], commit)
+
+    def _file(self, content, commit):
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def _authorized(self, path, content):
         repos = self.server.repos

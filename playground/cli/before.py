@@ -9,7 +9,7 @@ from typing import Any
 from playground.cli.command import Command, Parser, add_setting, assignment
 from playground.cli.progress import fetch
 from playground.data import tasks
-from playground.errors import InvalidInput
+from playground.errors import InvalidInput, ModelUnavailable
 from playground.methods import presets, registry
 from playground.models import catalogue
 from playground.results import comparison
@@ -31,6 +31,7 @@ class Estimate(Command):
 
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
         from playground.jobs.forecast import forecast, look
+        from playground.models import sources
 
         technique = registry.method(options.method)
         if technique.modality != "text":
@@ -38,8 +39,11 @@ class Estimate(Command):
         params = technique.Params.parse(dict(map(assignment, options.set)))
         task = tasks.task(options.task, settings)
         technique.check(params, task)
-        fetch(options.model, settings)
         entry = catalogue.model(options.model, settings)
+        try:
+            sources.outline(entry, settings)
+        except ModelUnavailable:
+            fetch(options.model, settings)
         with closing(RunStore(settings.database)) as store:
             told = forecast(technique, params, task, entry, settings, store)
         data = look(params, task, entry, settings)

@@ -20,10 +20,11 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from playground.errors import ModelUnavailable
 from playground.models.catalogue import Model, models, offer
@@ -34,6 +35,7 @@ Progress = Callable[[str, int, int | None], None]  # what is being done, bytes s
 HUB_SECONDS = 2.0  # how long the Hub may take to answer before it counts as out of reach
 REMEMBER_SECONDS = 60.0  # how long that answer holds
 NEEDED_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+OUTLINE_FILES = NEEDED_FILES[1:]  # all but the weights
 PIPELINE = "model_index.json"  # says which components a diffusers pipeline has
 # components that drawing does without: neither fetched nor loaded
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
@@ -81,6 +83,31 @@ def locate(model: Model, settings: Settings, progress: Progress | None = None) -
 def at_hand(model: Model, settings: Settings) -> bool:
     """Whether the model is on this machine, whole. Never asks the network."""
     return _here(model, settings) is not None
+
+
+def outline(model: Model, settings: Settings) -> Path:
+    """A folder with the model's configuration and tokenizer, whose weights may be missing.
+
+    Of a model that is not here they are fetched from the Hub where that has it: some megabytes, so that one can know
+    whether it fits before its weights are fetched.
+
+    Raises:
+        ModelUnavailable: it is not here, and they cannot be had without its weights.
+    """
+    found = _here(model, settings)
+    if found is not None:
+        return found
+    for source in model.sources:
+        kind, _, repo = source.partition(":")
+        if kind != "hub":
+            continue
+        cached = _hub_cache(model, repo, OUTLINE_FILES)
+        if cached and (cached / "config.json").is_file() and any(cached.glob("tokenizer*")):
+            return cached
+        if hub_reachable(settings):
+            with suppress(_Unreachable):
+                return _snapshot(model, repo, settings, OUTLINE_FILES)
+    raise ModelUnavailable(f"{model.title} is not on this machine yet: it is fetched by its first run.")
 
 
 def obtainable(model: Model, settings: Settings) -> None:
@@ -289,11 +316,11 @@ def _package(text: str) -> Path | None:
     return Path(spec.origin).parent / folder if spec and spec.origin else None
 
 
-def _hub_cache(model: Model, repo: str) -> Path | None:
+def _hub_cache(model: Model, repo: str, needed: Sequence[str] | None = None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    needed = _patterns(model, None)[0]
+    needed = list(needed or _patterns(model, None)[0])
     try:
         return Path(
             snapshot_download(repo, revision=model.revision, local_files_only=True, allow_patterns=needed)
@@ -347,22 +374,30 @@ def _from_hub(model: Model, repo: str, settings: Settings, progress: Progress) -
     progress(f"Asking the Hub for {repo}", 0, None)
     if not hub_reachable(settings):
         raise _Unreachable("the Hugging Face Hub does not answer from here")
-    from huggingface_hub import errors, snapshot_download
-
     bar = _bar(f"Fetching {repo} from the Hub", progress)
 
     def fetch(index: Path | None) -> Path:
         needed, needless = _patterns(model, index)
-        return Path(
-            snapshot_download(
-                repo, revision=model.revision, allow_patterns=needed, ignore_patterns=needless, tqdm_class=bar
-            )
+        return _snapshot(model, repo, settings, needed, ignore_patterns=needless, tqdm_class=bar)
+
+    folder = fetch(None)
+    if model.modality == "image" and (folder / PIPELINE).is_file():
+        folder = fetch(folder / PIPELINE)
+    if not whole(folder):
+        what = "config.json" if model.modality != "image" else f"{PIPELINE}, a folder a component"
+        raise ModelUnavailable(
+            f"{repo} has no weights in safetensors with a {what}, and other kinds of weights are not "
+            f"loaded here. {offer(settings, model.modality)}"
         )
+    return folder
+
+
+def _snapshot(model: Model, repo: str, settings: Settings, needed: Sequence[str], **more: Any) -> Path:
+    """The folder of the Hub's cache that then holds the ``needed`` files of a repository."""
+    from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = fetch(None)
-        if model.modality == "image" and (folder / PIPELINE).is_file():
-            folder = fetch(folder / PIPELINE)
+        return Path(snapshot_download(repo, revision=model.revision, allow_patterns=list(needed), **more))
     except errors.GatedRepoError as error:
         raise ModelUnavailable(
             f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, then set HF_TOKEN to your "
@@ -374,13 +409,6 @@ def _from_hub(model: Model, repo: str, settings: Settings, progress: Progress) -
         ) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
         raise _Unreachable(f"the Hugging Face Hub broke off ({error})") from error
-    if not whole(folder):
-        what = "config.json" if model.modality != "image" else f"{PIPELINE}, a folder a component"
-        raise ModelUnavailable(
-            f"{repo} has no weights in safetensors with a {what}, and other kinds of weights are not "
-            f"loaded here. {offer(settings, model.modality)}"
-        )
-    return folder
 
 
 def _bar(phase: str, progress: Progress) -> type:

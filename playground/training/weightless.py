@@ -19,12 +19,11 @@ def weightless(model: Model, settings: Settings) -> LanguageModel:
     """The model as ``models.text.load`` would give it, on PyTorch's meta device.
 
     Raises:
-        ModelUnavailable: it is not on this machine, or its files cannot be read as a language model.
+        ModelUnavailable: its configuration is not on this machine, and the Hub does not give it (see
+            ``models.sources.outline``), or its files cannot be read as a language model.
         InvalidInput: the settings name a device that is not here.
     """
-    if not sources.at_hand(model, settings):
-        raise ModelUnavailable(f"{model.title} is not on this machine yet: it is fetched by its first run.")
-    folder = sources.locate(model, settings)
+    folder = sources.outline(model, settings)
     dtype = device.choose(settings).dtype
     try:
         network, tokenizer = skeleton(folder, dtype), _tokenizer(folder, sources.revision(folder))

@@ -277,3 +277,49 @@ def test_a_model_that_only_the_hub_has_is_refused_while_it_is_away(tmp_path):
     with pytest.raises(ModelUnavailable, match="no/such is not on this machine"):
         sources.obtainable(catalogue.model("no/such", settings), settings)
     sources.obtainable(catalogue.model("smollm2-135m", settings), settings)  # a wheel may bring it
+
+
+def outlined(model, home, **environment):
+    """Where another process, which reads the Hub's address and cache at its start, finds a model's outline."""
+    code = f"""
+from pathlib import Path
+from playground.models import catalogue, sources
+from playground.settings import Settings
+settings = Settings.from_environment()
+entry = catalogue.model({model!r}, settings)
+print(sources.outline(entry, settings), sources.at_hand(entry, settings), sep="|")
+"""
+    unset = {"HF_HUB_OFFLINE", "PLAYGROUND_OFFLINE"}
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        env=inherited | {"HF_HOME": str(home), "PLAYGROUND_HOME": str(home)} | environment,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    folder, _, whole = run.stdout.strip().splitlines()[-1].partition("|")
+    return Path(folder), whole == "True"
+
+
+def test_the_outline_of_a_model_is_fetched_without_its_weights(tmp_path):
+    import fake_hub  # not above: other processes import this file, without its neighbours
+
+    folder = write_model(tmp_path / "theirs")
+    (folder / "tokenizer.json").write_text("{}")
+    opened = fake_hub.FakeHub()
+    opened.public["someone/tiny"] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    try:
+        found, whole = outlined("someone/tiny", tmp_path / "home", HF_ENDPOINT=opened.url)
+    finally:
+        opened.close()
+    names = {path.name for path in folder.iterdir()}
+    assert {path.name for path in found.iterdir()} == names - {"model.safetensors"} != names
+    assert (found / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    assert not [path for _, path, _ in opened.seen if path.endswith(".safetensors")]
+    assert not whole
+    again, _ = outlined("someone/tiny", tmp_path / "home", PLAYGROUND_OFFLINE="1")
+    assert again == found
+
+
+def test_without_the_hub_a_model_that_is_not_here_has_no_outline(entry, settings):
+    with pytest.raises(ModelUnavailable, match="fetched by its first run"):
+        sources.outline(entry, settings)
