@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+QUIET_CORES = 0.1  # that other programs keep busy: below it a run counts as undisturbed
 RESULTS = Path(__file__).with_name("results")
 REFERENCE = ROOT / "assets" / "reference"
 sys.path.insert(0, str(ROOT))
@@ -140,9 +141,21 @@ def _below(body: dict) -> str:
         f" seeds {', '.join(map(str, seeds))}: the mean, and from the lowest to the highest seed in brackets."
         " The difference is paired item by item, each item's score being its mean over the seeds."
         " The seconds are those of the seed that other programs disturbed least."
-        f" {body['machine']}."
+        f"{_disturbed(body)} {body['machine']}."
     )
     return words + _busy(_quietest(one["runs"]) for one in body["methods"])
+
+
+def _disturbed(body: dict) -> str:
+    """Of which techniques other programs disturbed the other seeds, so that the seconds are of one alone."""
+    found = [one["title"] for one in body["methods"] if _quiet(one["runs"]) == 1 < len(one["runs"])]
+    if not found:
+        return ""
+    return f" Of {', '.join(found)} that seed alone ran undisturbed, so how far their seconds scatter is not known."
+
+
+def _quiet(runs: Iterable[dict]) -> int:
+    return sum((run["other_load_cores"] or 0) < QUIET_CORES for run in runs)
 
 
 def _quietest(runs: Iterable[dict]) -> dict:
@@ -152,7 +165,7 @@ def _quietest(runs: Iterable[dict]) -> dict:
 def _busy(runs: Iterable[dict]) -> str:
     """What else kept the machine busy while the runs were measured; "" where nothing did."""
     most = max((run["other_load_cores"] or 0 for run in runs), default=0)
-    if most < 0.1:
+    if most < QUIET_CORES:
         return ""
     return f" Other programs kept up to {most:.1f} cores busy meanwhile, so seconds alone would be fewer."
 
