@@ -84,7 +84,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         **quick,
     )
     halt.click(
-        lambda kept: (conversation(kept), notice("Stopped. What was begun is not kept.")),
+        lambda kept: (conversation(kept), notice("Stopped. An answer that was under way is not kept.")),
         turns,
         [talk, status],
         queue=False,
