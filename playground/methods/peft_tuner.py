@@ -63,9 +63,11 @@ class PeftTuner(Parametric):
         """
 
     def wrap(self, params: TrainingParams, network: "nn.Module", seed: int = 0) -> "nn.Module":
-        """See ``Parametric.wrap``."""
+        """See ``Parametric.wrap``; what PEFT leaves in 16 bits is trained in float32, too."""
         import torch
         from peft import get_peft_model
+
+        from playground.training.wide import widen
 
         torch.manual_seed(seed)
         place = torch.device("cpu") if self.made_on_cpu else nullcontext()
@@ -73,7 +75,9 @@ class PeftTuner(Parametric):
             config = self.config(params, network)
             if isinstance(params, BlockParams) and params.top_layers:
                 _restrict(config, network, params.top_layers)
-            return get_peft_model(network, config)
+            wrapped = get_peft_model(network, config)
+        widen(wrapped)
+        return wrapped
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -122,7 +126,12 @@ class PeftTuner(Parametric):
 
     def merge(self, network: "nn.Module") -> "nn.Module":
         """See ``Parametric.merge``."""
-        return network.merge_and_unload() if self.mergeable else network
+        from playground.training.wide import narrow
+
+        if not self.mergeable:
+            return network
+        narrow(network)
+        return network.merge_and_unload()
 
 
 def _restrict(config: "PeftConfig", network: "nn.Module", count: int) -> None:

@@ -18,10 +18,10 @@ from torch import nn
 from playground.errors import AdapterError, InvalidParams
 from playground.training.adapter_files import description, tensors
 from playground.training.structure import Block, below, inputs, linear_layers, upper, width
+from playground.training.wide import SHORT, round_in_use, wide
 
 METHOD = "bitfit"
 WEIGHTS, CONFIG = "bitfit.safetensors", "bitfit_config.json"
-SHORT = (torch.bfloat16, torch.float16)
 STATE = "_biases"  # attribute of a network whose biases are trained
 SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias")  # of transformers' configurations
 
@@ -102,7 +102,7 @@ def _train(network: nn.Module, existing: list[str], missing: list[str]) -> nn.Mo
     base: dict[str, nn.Parameter | None] = {name: network.get_parameter(name) for name in existing}
     base |= dict.fromkeys(missing)
     trained = {
-        name: nn.Parameter(value.detach().clone().to(_wide(value.dtype)))
+        name: nn.Parameter(value.detach().clone().to(wide(value.dtype)))
         for name, value in base.items()
         if value is not None
     }
@@ -110,29 +110,14 @@ def _train(network: nn.Module, existing: list[str], missing: list[str]) -> nn.Mo
     hooks = []
     for owner in (_owner(network, name) for name in trained):
         if owner.weight.dtype in SHORT:
-            hooks += [owner.register_forward_pre_hook(_round), owner.register_forward_hook(_forget)]
+            hooks += round_in_use(owner, ["bias"])
     setattr(network, STATE, _State(trained, base, hooks))
     switch(network, True)
     return network
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Small steps are lost in 16 bits: such biases are trained in float32 and rounded where they are added."""
-    return torch.float32 if dtype in SHORT else dtype
-
-
-def _round(layer: nn.Module, args: tuple) -> None:
-    bias = layer._parameters.get("bias")
-    if bias is not None:
-        vars(layer)["bias"] = bias.to(layer.weight.dtype)  # found before the parameter of that name
-
-
-def _forget(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
-    vars(layer).pop("bias", None)
-
-
 def _zeros(layer: nn.Module) -> torch.Tensor:
-    dtype = _wide(layer.weight.dtype) if layer.weight.is_floating_point() else torch.float32
+    dtype = wide(layer.weight.dtype) if layer.weight.is_floating_point() else torch.float32
     return torch.zeros(width(layer), dtype=dtype, device=layer.weight.device)
 
 

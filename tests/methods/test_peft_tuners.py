@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from architectures import model_of
+from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import context, language_model, logits, task
 from tiny_settings import TUNERS
@@ -13,7 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from playground.errors import InvalidParams
 from playground.methods.registry import methods
-from playground.training.batches import can_pack, encode
+from playground.training import checkpoints
+from playground.training.batches import can_pack, encode, pack
+from playground.training.text import row_loss
 
 SHARED = [2, 6, 7, 1, 3, 14, 15, 16, 17]  # long enough for its keys and values to be computed once
 PROMPTS = [[*SHARED, *rest, 1, 4] for rest in ([12, 19], [13, 21, 19, 20], [20], [8, 22])]
@@ -37,8 +41,6 @@ class Finished:
 
     def plain(self):
         """The adapter as plain PEFT loads it."""
-        from peft import PeftModel
-
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             return PeftModel.from_pretrained(language_model().model, self.folder).eval()
@@ -152,6 +154,37 @@ def test_batches_answer_as_plain_peft_does_one_by_one(finished):
                 do_sample=False,
             )
         assert together[at].text == ours.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("id", TUNERS)
+def test_in_a_network_of_16_bits_all_that_is_trained_is_float32(id):
+    model = model_of("llama", dtype=torch.bfloat16)
+    network = methods()[id].wrap(parameters(id), model.model)
+    trained = checkpoints.trainable(network)
+    assert {value.dtype for value in trained.values()} == {torch.float32}
+    (row,) = pack(encode(model, task(), task().train[:2]), 0, 512, torch.device("cpu"), torch.bfloat16)
+    row_loss(network.train(), row).backward()
+    assert any(value.grad is not None and value.grad.any() for value in trained.values())
+
+
+@pytest.mark.parametrize("id", ["ln_tuning", "adaption_prompt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_small_steps_in_a_network_of_16_bits_are_kept_and_answer_as_plain_peft_does(id, family, tmp_path):
+    def base():
+        return model_of(family, dtype=torch.bfloat16)
+
+    params = parameters(id, learning_rate=1e-3)
+    tried = tiny.adapt(methods()[id], params, tmp_path, model=base())
+    kept = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all((value != value.bfloat16()).float().mean() > 0.5 for value in kept.values())
+    after = logits(tried.adapted.model.model)
+    restored = methods()[id].restore(params, context(tmp_path, model=base())).model.model
+    plain = PeftModel.from_pretrained(base().model, tmp_path / "adapter").eval()
+    assert torch.equal(logits(restored), after) and torch.equal(logits(plain), after)
+    methods()[id].switch(restored, False)
+    assert torch.equal(logits(restored), logits(base().model))
+    if methods()[id].mergeable:
+        assert {value.dtype for value in tried.adapted.model.model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
