@@ -27,6 +27,8 @@ _MISFITS = (
     KeyError,
 )
 
+_OTHER_LAYERS = "cannot adapt layers of this model’s kind: choose another technique or other layers"
+
 # names that attention and MLP layers have in the model families that PEFT knows
 LAYERS = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
@@ -76,6 +78,9 @@ class PeftTuner(Parametric):
             if isinstance(params, BlockParams) and params.top_layers:
                 _restrict(config, network, params.top_layers)
             wrapped = get_peft_model(network, config)
+        # some tuners pass over layers that they do not know
+        if not any(parameter.requires_grad for parameter in wrapped.parameters()):
+            raise InvalidParams(f"{self.title} {_OTHER_LAYERS}.")
         widen(wrapped)
         return wrapped
 
@@ -94,7 +99,7 @@ class PeftTuner(Parametric):
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             why = "does not fit this model with these settings"
             if "support" in said or "not found" in said:
-                why = "cannot adapt layers of this model’s kind: choose another technique or other layers"
+                why = _OTHER_LAYERS
             raise InvalidParams(f"{self.title} {why}. (PEFT: {said})") from error
 
     def write(self, network: "nn.Module", folder: Path) -> None:

@@ -256,3 +256,9 @@ def test_layers_that_peft_cannot_adapt_are_named_in_words():
     network = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=4))
     with pytest.raises(InvalidParams, match="OFT cannot adapt layers of this model’s kind.*Conv1D"):
         methods()["oft"].wrap(parameters("oft"), network)
+
+
+@pytest.mark.parametrize("layers", ["attention", "mlp", "all-linear"])
+def test_a_tuner_that_finds_nothing_to_train_is_refused_before_the_start(layers):
+    with pytest.raises(InvalidParams, match="OSF cannot adapt layers of this model’s kind"):
+        methods()["osf"].wrap(parameters("osf", layers=layers), model_of("gpt2").model)
