@@ -29,7 +29,7 @@ _MISFITS = (
 
 _OTHER_LAYERS = "cannot adapt layers of this model’s kind: choose another technique or other layers"
 
-# names that attention and MLP layers have in the model families that PEFT knows
+# names that attention and MLP layers have in most model families; the others are found by their place
 LAYERS = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
     "mlp": (
@@ -183,17 +183,32 @@ def linear_names(network: "nn.Module") -> list[str]:
 def target_layers(network: "nn.Module", kind: str) -> str | list[str]:
     """The names of the network's layers of a kind: "all-linear", "attention" or "mlp".
 
+    Layers of attention and MLP that have other names than most models' are named with their place in a block
+    ("attn.c_proj"): the last name alone may be that of other layers, too.
+
     Raises:
         InvalidParams: the network has none.
     """
     if kind == "all-linear":
         return kind
-    found = names_in(network, LAYERS[kind])
+    known = names_in(network, LAYERS[kind])
+    found = sorted({*known, *_other_names(network, kind, set(full_names(network, known)))})
     if not found:
         raise InvalidParams(
             f"This model has no layers called {', '.join(LAYERS[kind])}. Choose “all-linear”.", "layers"
         )
     return found
+
+
+def _other_names(network: "nn.Module", kind: str, known: set[str]) -> set[str]:
+    """Names in their blocks of the layers of a kind that are not ``known`` by their whole names."""
+    from playground.training.structure import blocks, layers_of
+
+    try:
+        found = blocks(network)
+    except InvalidParams:
+        return set()
+    return {name for block in found for name in layers_of(block, kind) if f"{block.name}.{name}" not in known}
 
 
 def names_in(network: "nn.Module", names: Iterable[str]) -> list[str]:
@@ -207,12 +222,11 @@ def layer_sizes(network: "nn.Module", kind: str) -> list[tuple[int, int]]:
     from torch import nn
 
     names, head = target_layers(network, kind), network.get_output_embeddings()
+    chosen = None if names == kind else set(full_names(network, names))
     return [
         (layer.in_features, layer.out_features)
         for name, layer in network.named_modules()
-        if isinstance(layer, nn.Linear)
-        and layer is not head
-        and (names == kind or name.rsplit(".", 1)[-1] in names)
+        if isinstance(layer, nn.Linear) and layer is not head and (chosen is None or name in chosen)
     ]
 
 

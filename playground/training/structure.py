@@ -75,6 +75,18 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
 
 
+def layers_of(block: Block, kind: str) -> dict[str, nn.Module]:
+    """The linear layers of a block's "attention" or "mlp", by their names in the block.
+
+    Where the feed-forward layers lie in the block itself (OPT), they are all that are not attention's. A gate of
+    one number, which weighs an expert, is none of them.
+    """
+    attention = set(block.attention.modules()) if block.attention else set()
+    part = attention if kind == "attention" else {*(block.mlp or block.layer).modules()} - attention
+    found = linear_layers(block.layer).items()
+    return {name: layer for name, layer in found if layer in part and width(layer) > 1}
+
+
 def width(layer: nn.Module) -> int:
     """How many numbers a linear layer gives for each token."""
     return layer.nf if isinstance(layer, Conv1D) else layer.out_features
