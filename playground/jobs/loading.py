@@ -15,6 +15,12 @@ PACKING: dict[str, dict[str, Any]] = {
     "nf4-single": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": False},
     "int8": {"load_in_8bit": True},
 }
+# what models.quantise.settle does: repacked weights give DoRA other lengths, and answers that are rounded
+_NOT_REPACKED = (
+    "for layer in model.modules():  # on some CPUs bitsandbytes would repack the weights for bfloat16",
+    '    if hasattr(layer, "support_avx512bf16_for_cpu"):',
+    "        layer.support_avx512bf16_for_cpu = False",
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -73,8 +79,8 @@ def code(
         (" peft" if library == "peft" else "") + (" bitsandbytes" if packed and form == "adapter" else ""),
         " and this project's checkout on the `PYTHONPATH`" if library == "playground" else "",
     )
-    if packed and form == "adapter":
-        where += " On some CPUs bitsandbytes rounds to bfloat16, which changes answers a little."
+    if packed == "int8" and form == "adapter":
+        where += " On a CPU bitsandbytes rounds what enters a layer to 8 bits, too, which changes answers a little."
     return f"{where}\n\n```python\n" + "\n".join([*lines, "", *_ask(base, instruction)]) + "\n```"
 
 
@@ -86,10 +92,11 @@ def _load_base(base: Base, dtype: str, quantization: dict[str, Any] | None) -> l
     if not quantization:
         return [f'model = AutoModelForCausalLM.from_pretrained({_from(base)}, dtype="{dtype}")']
     options = ", ".join(f"{key}={value!r}" for key, value in quantization.items())
-    return [
+    lines = [
         f"quantization = BitsAndBytesConfig({options})",
         f'model = AutoModelForCausalLM.from_pretrained({_from(base)}, dtype="{dtype}", quantization_config=quantization)',
     ]
+    return [*lines, *_NOT_REPACKED] if "load_in_4bit" in quantization else lines
 
 
 def _imports(quantization: dict[str, Any] | None) -> str:

@@ -113,11 +113,6 @@ def test_a_downloaded_adapter_answers_as_the_run_did_with_the_code_of_its_card(
     card = (folder / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     code = code.replace(f"'path/to/{home.model.name}'", repr(str(home.model)))
-    # bitsandbytes would round to bfloat16 on some CPUs
-    code = code.replace(
-        "\nmessages = [",
-        "\n[setattr(m, 'support_avx512bf16_for_cpu', False) for m in model.modules()]\nmessages = [",
-    )
     assert ("playground" in code) == (id in OWN)
     monkeypatch.chdir(tmp_path)
     known = {}
@@ -129,6 +124,20 @@ def test_a_downloaded_adapter_answers_as_the_run_did_with_the_code_of_its_card(
     torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-4)
     base = AutoModelForCausalLM.from_pretrained(home.model)
     assert not torch.allclose(expected, logits(base), atol=1e-3)  # it had learnt something
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "nf4-single"])
+def test_an_adapter_with_dora_answers_as_the_run_did_with_the_code_of_its_card(
+    home, tmp_path, monkeypatch, quantization
+):
+    run = home.run("qlora", epochs=3, batch_size=8, dora=True, quantization=quantization)
+    folder = made(home, run, "adapter", tmp_path / "got")
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(code.replace(f"'path/to/{home.model.name}'", repr(str(home.model))), known)
+    expected = logits(restored(home, run))
+    torch.testing.assert_close(logits(known["model"]), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("id", IDS)
