@@ -43,6 +43,8 @@ from playground.results.runs import Run, RunStore
 from playground.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from playground.models.text import LanguageModel
 
 FORMS: tuple[Form, ...] = ("adapter", "merged", "gguf")
@@ -51,6 +53,7 @@ CARD = "README.md"
 FOLDER = "exports"  # below the run's folder
 
 _DESCRIPTIONS = ("adapter_config.json", "playground.json")
+_NUMBER_BYTES = {"float16": 2, "q8_0": 34 / 32, "float32": 4}
 _SPARE = 100_000_000  # bytes that a disk keeps free
 _CHUNK = 1 << 20
 
@@ -203,7 +206,7 @@ def _folder(
         if order.form == "adapter":
             yield from _adapter(run, technique, settings, partial)
         else:
-            yield from _merged(run, technique, settings, partial)
+            yield from _merged(run, technique, order, settings, partial)
         subject = subject_of(run, technique, order, settings, target.name, partial)
         (partial / CARD).write_text(_card(run, subject, order, store), encoding="utf-8")
     return target
@@ -251,11 +254,13 @@ def _public(about: dict[str, Any], run: Run, entry: catalogue.Model) -> dict[str
     return about
 
 
-def _merged(run: Run, technique: Parametric, settings: Settings, folder: Path) -> Iterator[Event]:
+def _merged(
+    run: Run, technique: Parametric, order: Order, settings: Settings, folder: Path
+) -> Iterator[Event]:
     from playground.training import export
 
     entry = catalogue.model(run.model, settings)
-    model = yield from _plain_model(run, technique, settings, folder.parent, copies=2)
+    model = yield from _plain_model(run, technique, order, settings, folder.parent)
     size = sum(value.numel() * value.element_size() for value in model.model.parameters())
     yield from _meanwhile(
         lambda: export.write(model.model, model.tokenizer, folder, _repo(entry) or entry.title),
@@ -270,7 +275,7 @@ def _gguf(
     from playground.training.saving import atomic_file
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    model = yield from _plain_model(run, technique, settings, target.parent, copies=1)
+    model = yield from _plain_model(run, technique, order, settings, target.parent)
     subject = subject_of(run, technique, order, settings)
     origin = gguf_file.Origin(
         name=f"{subject.model} {subject.method} run {run.id}",
@@ -285,7 +290,7 @@ def _gguf(
 
 
 def _plain_model(
-    run: Run, technique: Parametric, settings: Settings, beside: Path, copies: int
+    run: Run, technique: Parametric, order: Order, settings: Settings, beside: Path
 ) -> "Generator[Event, None, LanguageModel]":
     """The run's model with its trained part folded in, on the CPU, in the number type that it was trained in."""
     from playground.models import sources, text
@@ -294,8 +299,8 @@ def _plain_model(
     entry = catalogue.model(run.model, settings)
     yield Event.progress("load", 0, 1, note=entry.title)
     folder = sources.locate(entry, settings)
-    _refuse_without_room(entry, folder, beside, copies)
     on_cpu = dataclasses.replace(settings, device="cpu", dtype=run.provenance.get("dtype") or "float32")
+    _refuse_without_room(entry, technique, order, on_cpu, beside)
     params = technique.Params.parse(run.params)
     packed = technique.quantization(params)
     model = text.load(entry, on_cpu, folder=folder, quantization=packed)
@@ -315,23 +320,37 @@ def _plain_model(
     return adapted.model
 
 
-def _refuse_without_room(entry: catalogue.Model, folder: Path, beside: Path, copies: int) -> None:
+def _refuse_without_room(
+    entry: catalogue.Model, technique: Parametric, order: Order, settings: Settings, beside: Path
+) -> None:
     """Say before minutes of work that memory or disk are too small for it."""
     import psutil
 
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    from playground.training.weightless import weightless
+
+    network = weightless(entry, settings).model
+    needed = 1.3 * technique.merging_bytes(network)
     memory = psutil.virtual_memory().available
-    if memory < 1.3 * weights:
+    if memory < needed:
         raise OutOfMemory(
-            f"{entry.title} needs about {1.3 * weights / 1e9:.1f} GB of memory to be merged, {memory / 1e9:.1f} GB "
+            f"{entry.title} needs about {needed / 1e9:.1f} GB of memory to be merged, {memory / 1e9:.1f} GB "
             "are free. Wait for the running job to end, or download the adapter."
         )
+    size = _written_bytes(network, order)
     free = shutil.disk_usage(next(path for path in (beside, *beside.parents) if path.exists())).free
-    if free < copies * weights + _SPARE:
+    if free < size + _SPARE:
         raise RunFailed(
-            f"The disk has too little room: this needs about {copies * weights / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            f"The disk has too little room: this needs about {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
             "free. Delete runs that are no longer needed, and try again."
         )
+
+
+def _written_bytes(network: "nn.Module", order: Order) -> float:
+    """What an order writes: a folder and its zip file in the network's number type, or one GGUF file."""
+    weights = list(network.parameters())
+    if order.form == "gguf":
+        return _NUMBER_BYTES[order.precision] * sum(value.numel() for value in weights)
+    return 2 * sum(value.nbytes for value in weights)
 
 
 # ---- the card

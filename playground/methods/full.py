@@ -116,6 +116,12 @@ class Full(Parametric):
 
         return plain(network)
 
+    def merging_bytes(self, network: "nn.Module") -> int:
+        """See ``Parametric.merging_bytes``: both sets of weights, and those of 16 bits in float32, too."""
+        weights = list(network.parameters())
+        widened = sum(4 * value.numel() for value in weights if value.itemsize < 4)
+        return 2 * sum(value.nbytes for value in weights) + widened
+
     def faster(self, network: "nn.Module", on: bool) -> None:
         """See ``training.whole.lean_gradients``: the same gradients in less memory."""
         from playground.training.whole import lean_gradients

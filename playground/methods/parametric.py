@@ -160,6 +160,14 @@ class Parametric(Method):
         """The wrapped network with the trained part folded into its weights; itself where that cannot be."""
         return network
 
+    def merging_bytes(self, network: "nn.Module") -> int:
+        """Memory that restoring a result and merging it takes: by default that of the weights.
+
+        Args:
+            network: the base model in the run's number type; it may stand on the meta device.
+        """
+        return sum(value.nbytes for value in network.parameters())
+
     def prepare(self, params: TrainingParams, network: "nn.Module", context: Context) -> None:
         """Give a freshly wrapped network a better start from the task, before training; nothing by default."""
 

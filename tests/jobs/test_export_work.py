@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from playground.data import tasks
-from playground.errors import AdapterError, InvalidInput, QueueError, RunFailed
+from playground.errors import AdapterError, InvalidInput, OutOfMemory, QueueError, RunFailed
 from playground.events import result_of
 from playground.jobs import export_work, local
 from playground.jobs.export_work import Order
@@ -301,6 +301,50 @@ def test_too_little_room_is_said_before_the_work(home, run, tmp_path, monkeypatc
     monkeypatch.setattr(export_work.shutil, "disk_usage", lambda _: type("", (), {"free": 1_000_000}))
     with pytest.raises(RunFailed, match="too little room: this needs about"):
         made(home, run, "merged", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def published_short(tmp_path_factory):
+    """A home whose base model is published in bfloat16; its runs train in float32."""
+    tokenizer = finished.bpe_tokenizer()
+    network = finished.llama(tokenizer, hidden_size=64, intermediate_size=128).bfloat16()
+    opened = finished.home(tmp_path_factory.mktemp("short"), network, tokenizer)
+    yield opened, sum(value.numel() for value in network.parameters())
+    opened.store.close()
+
+
+@pytest.mark.parametrize(("id", "numbers"), [("lora", 4), ("full", 8)])
+def test_memory_is_asked_for_in_the_number_type_of_the_run(
+    published_short, tmp_path, monkeypatch, id, numbers
+):
+    home, size = published_short
+    run = home.run(id, epochs=1)
+    assert run.provenance["dtype"] == "float32"
+    memory = type("", (), {"available": 1.3 * numbers * size - 1})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    with pytest.raises(OutOfMemory, match="to be merged"):
+        made(home, run, "merged", tmp_path / "out")
+    memory.available += 1
+    made(home, run, "merged", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "numbers"),
+    [("merged", {}, 8), ("gguf", {}, 2), ("gguf", {"precision": "float32"}, 4)],
+)
+def test_the_disk_is_asked_for_what_is_written(published_short, tmp_path, monkeypatch, form, more, numbers):
+    home, size = published_short
+    run = home.run("lora", epochs=2)
+    disk = type("", (), {"free": numbers * size + export_work._SPARE - 1})
+    monkeypatch.setattr(export_work.shutil, "disk_usage", lambda _: disk)
+    with pytest.raises(RunFailed, match="too little room"):
+        made(home, run, form, tmp_path / "out", **more)
+    disk.free += 1
+    target = made(home, run, form, tmp_path / "out", **more)
+    files = target.iterdir() if target.is_dir() else [target]
+    written = sum(path.stat().st_size for path in files if path.suffix != ".json")
+    copies = 2 if form == "merged" else 1  # beside the folder there may be its zip file
+    assert written == pytest.approx(numbers * size / copies, rel=0.2)
 
 
 def test_an_architecture_that_gguf_export_does_not_know_is_named(tmp_path):

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from playground.errors import AdapterError, InvalidParams
 from playground.methods.full import Full, FullParams
+from playground.methods.lora import LoRA
 from playground.training import checkpoints, structure
 
 PARAMS = FullParams(learning_rate=3e-3, epochs=12, batch_size=7)
@@ -213,3 +214,11 @@ def test_layer_decay_moves_lower_weights_less(tmp_path):
 
 def test_without_layer_decay_all_learn_at_one_rate():
     assert Full().groups(FullParams(), network("llama")) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merging_takes_both_sets_of_weights_and_those_of_16_bits_in_float32(dtype):
+    base = model_of("llama", dtype=dtype).model
+    numbers = sum(value.numel() for value in base.parameters())
+    assert Full().merging_bytes(base) == 8 * numbers
+    assert LoRA().merging_bytes(base) == dtype.itemsize * numbers
