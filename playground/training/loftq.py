@@ -18,7 +18,7 @@ ITERATIONS = 16  # of the subspace in the randomised SVD
 
 @torch.no_grad()
 def start(network: nn.Module) -> None:
-    """Set A and B of every LoRA layer of a freshly wrapped network on a quantised base.
+    """Set A and B (and DoRA's lengths) of every LoRA layer of a freshly wrapped network on a quantised base.
 
     Raises:
         ValueError: the base is not quantised, its original weights are no safetensors files on this machine,
@@ -40,8 +40,12 @@ def start(network: nn.Module) -> None:
         original = originals.get_tensor(f"{name}.weight")
         if issubclass(getattr(packed, "source_cls", nn.Linear), Conv1D):
             original = original.T
-        lost = original.to(packed.weight.device, torch.float32) - dequantise(packed).float()
+        kept = dequantise(packed).float()
+        lost = original.to(packed.weight.device, torch.float32) - kept
         left, sizes, right = torch.svd_lowrank(lost, layer.r[ADAPTER], niter=ITERATIONS)
         root = (sizes / layer.scaling[ADAPTER]).sqrt()
         layer.lora_A[ADAPTER].weight.copy_((right * root).T)
         layer.lora_B[ADAPTER].weight.copy_(left * root)
+        if ADAPTER in layer.lora_magnitude_vector:  # DoRA's lengths are those of what it starts from
+            started = kept + layer.get_delta_weight(ADAPTER).float()
+            layer.lora_magnitude_vector[ADAPTER].weight.copy_(started.norm(dim=1))

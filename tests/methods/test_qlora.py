@@ -240,6 +240,14 @@ def test_loftq_brings_the_start_nearer_to_the_original(folder):
     assert distance["loftq"] < 0.8 * distance["default"]
 
 
+def test_with_dora_loftq_starts_from_the_same_numbers(folder):
+    plain, dora = (
+        QLoRA().wrap(params, base(folder, params).model)
+        for params in (QLoRAParams(rank=RANK, init="loftq", dora=dora) for dora in (False, True))
+    )
+    torch.testing.assert_close(logits(dora.eval()), logits(plain.eval()), rtol=1e-4, atol=1e-4)
+
+
 def test_loftq_refuses_a_base_that_lost_nothing():
     with pytest.raises(InvalidParams, match="not quantised"):
         QLoRA().wrap(QLoRAParams(init="loftq"), tiny.language_model().model)
