@@ -435,7 +435,7 @@ DeLoRA = declare(
         id="delora",
         title="DeLoRA",
         config="DeloraConfig",
-        formula="W = W0 + (λ · ‖W0‖ / rank) · B · Ξ · A, with Ξ keeping each direction at length 1.",
+        formula="W = W0 + (λ / rank) · B · Ξ · A · diag(‖W0’s columns‖), with Ξ keeping each direction at length 1.",
         summary="LoRA that trains direction and strength apart, so that the update cannot run away.",
         use_case="LoRA that forgives a high learning rate or a long training",
         best_for="Little forgetting",

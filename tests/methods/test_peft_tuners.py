@@ -262,3 +262,16 @@ def test_layers_that_peft_cannot_adapt_are_named_in_words():
 def test_a_tuner_that_finds_nothing_to_train_is_refused_before_the_start(layers):
     with pytest.raises(InvalidParams, match="OSF cannot adapt layers of this model’s kind"):
         methods()["osf"].wrap(parameters("osf", layers=layers), model_of("gpt2").model)
+
+
+def test_delora_computes_its_formula():
+    method = methods()["delora"]
+    assert "(λ / rank) · B · Ξ · A · diag(‖W0’s columns‖)" in method.__doc__
+    wrapped = method.wrap(parameters("delora", rank=4, strength=3.0), language_model().model)
+    layer = next(layer for layer in wrapped.modules() if hasattr(layer, "delora_A"))
+    a, b, weight = layer.delora_A["default"], layer.delora_B["default"], layer.get_base_layer().weight
+    with torch.no_grad():
+        b.normal_()
+        unit = (1 / (a.norm(dim=1) * b.norm(dim=0))).diag()  # Ξ
+        wanted = 3.0 / 4 * b @ unit @ a @ weight.norm(dim=0).diag()
+        torch.testing.assert_close(layer.get_delta_weight("default"), wanted)
