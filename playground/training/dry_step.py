@@ -12,7 +12,9 @@ What it does not see: the workspaces of kernels, and what an allocator keeps for
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +31,19 @@ from playground.training.text import row_loss
 
 UNTOUCHED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")  # made, not written
 SELECTING = ("embedding", "gather", "index", "index_select")  # read what they give, not all they are given
+# what autocast computes in bfloat16: products and attention
+ROUNDED = {
+    F.linear,
+    F.scaled_dot_product_attention,
+    torch.conv1d,
+    torch.einsum,
+    *(
+        getattr(owner, name)
+        for owner in (torch, torch.Tensor)
+        for name in ("matmul", "mm", "bmm", "addmm", "baddbmm")
+    ),
+    torch.Tensor.__matmul__,
+}
 
 
 @dataclass(frozen=True)
@@ -54,28 +69,36 @@ def dry_step(
     *,
     learn: bool = True,
     again: bool = False,
+    autocast: bool = False,
     lower: LowerBlocks | None = None,
 ) -> DryStep:
     """Run one step of a language model that stands on the meta device.
 
     Args:
         row: as ``batches.pack`` or ``batches.pad`` makes it for the meta device.
-        learn, again: see ``dry_run``.
+        learn, again, autocast: see ``dry_run``.
         lower: where the row starts from hidden states.
 
     Raises: as ``dry_run``.
     """
-    return dry_run(network, lambda: row_loss(network, row, lower), learn=learn, again=again)
+    loss_of = partial(row_loss, network, row, lower)
+    return dry_run(network, loss_of, learn=learn, again=again, autocast=autocast)
 
 
 def dry_run(
-    network: nn.Module, loss_of: Callable[[], torch.Tensor], *, learn: bool = True, again: bool = False
+    network: nn.Module,
+    loss_of: Callable[[], torch.Tensor],
+    *,
+    learn: bool = True,
+    again: bool = False,
+    autocast: bool = False,
 ) -> DryStep:
     """Compute a loss of a network that stands on the meta device, and its gradient.
 
     Args:
         learn: forward and backward; False = forward alone, as for a dev loss.
         again: gradients of an earlier batch are there already (gradient accumulation).
+        autocast: the loss is computed in bfloat16, as under ``torch.autocast``.
 
     Raises:
         RuntimeError, NotImplementedError, ValueError, TypeError: the network does not run without numbers.
@@ -90,7 +113,8 @@ def dry_run(
     meter = _Meter()
     try:
         with _Attention(meter), torch.set_grad_enabled(learn), meter:
-            loss = loss_of()
+            with _Autocast() if autocast else nullcontext():
+                loss = loss_of()
             forward, forward_moved = meter.flops, meter.moved
             if learn:
                 loss.backward()
@@ -160,6 +184,38 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
+class _Autocast(TorchFunctionMode):
+    """``torch.autocast`` for bfloat16, which the meta device has not: products take what they are given rounded.
+
+    As there, a weight's rounded copy is made once and kept to the end of the block; autograd keeps it longer. What
+    autocast would widen (norms, softmax, losses) is not: language models widen it themselves.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._copies: dict[torch.Tensor, torch.Tensor] = {}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in ROUNDED:
+            args = tuple(map(self._round, args))
+            kwargs = {name: self._round(value) for name, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+    def __exit__(self, *error):
+        self._copies.clear()
+        return super().__exit__(*error)
+
+    def _round(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.bfloat16()
+        if value not in self._copies:
+            self._copies[value] = value.bfloat16()
+        return self._copies[value]
+
+
 class _Attention(TorchFunctionMode):
     """Counts attention as the fused kernels of CPU and CUDA do it: without its tokens × tokens matrix.
 
@@ -176,17 +232,17 @@ class _Attention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _sdpa(meter: _Meter, query, key, value, *_: Any, **__: Any) -> torch.Tensor:
-    return _FusedAttention.apply(meter, query, key, value)
+def _sdpa(meter: _Meter, query, key, value, attn_mask=None, *_: Any, **__: Any) -> torch.Tensor:
+    return _FusedAttention.apply(meter, query, key, value, attn_mask)
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Shapes of query (…, n, d), key and value (…, m, d); keeps them, the result and one number a row."""
+    """Shapes of query (…, n, d), key and value (…, m, d); keeps them, a mask, the result and one number a row."""
 
     @staticmethod
-    def forward(ctx, meter, query, key, value):
+    def forward(ctx, meter, query, key, value, mask):
         result = query.new_empty((*query.shape[:-1], value.shape[-1]))
-        ctx.save_for_backward(query, key, value, result, query.new_empty(query.shape[:-1]))
+        ctx.save_for_backward(query, key, value, mask, result, query.new_empty(query.shape[:-1]))
         ctx.meter, ctx.flops = meter, 4 * query.numel() * key.shape[-2]
         meter.flops += ctx.flops
         return result
@@ -195,4 +251,4 @@ class _FusedAttention(torch.autograd.Function):
     def backward(ctx, gradient):
         ctx.meter.flops += ctx.flops * 5 // 2
         query, key, value, *_ = ctx.saved_tensors
-        return None, torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        return None, torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None

@@ -10,8 +10,8 @@ Memory in bytes is the sum of
 - optimiser: AdamW's two numbers for each trained one,
 - gradients: one number for each trained one, half as many bytes where they are kept in bfloat16,
 - activations: what else lives at the highest point of one step with the longest examples, or of the dev
-  loss, as ``dry_step`` finds it by running the step without numbers; and the hidden states that are kept of
-  the blocks below the first trained one,
+  loss, as ``dry_step`` finds it by running the step without numbers (in bfloat16 where the plan asks for autocast,
+  whose rounded weights are among it); and the hidden states that are kept of the blocks below the first trained one,
 - runtime: on a CPU, Python with PyTorch, transformers and PEFT (and bitsandbytes where the weights are
   quantised), and what the allocator keeps, measured; on a GPU nothing, because there the measured peak
   counts tensors only (the driver's context, about 0.5 GB, is beside it, and so is the workspace of cuBLAS).
@@ -311,7 +311,8 @@ class _Dry:
             with mixed.half_products(wrapped, prompts) if half else nullcontext():
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
-                step, row = _either(wrapped, row, longest, prefix, again=again, lower=lower)
+                how = {"again": again, "autocast": plan.autocast}
+                step, row = _either(wrapped, row, longest, prefix, lower=lower, **how)
                 dev_peak = (
                     _either(wrapped, look, dev[:1], learn=False, lower=lower)[0].peak_bytes if look else 0
                 )

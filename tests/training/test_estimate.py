@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from playground.training import capacity, measure, text
 from playground.training.batches import Example, pack, shared_prefix
@@ -16,6 +16,7 @@ from playground.training.estimate import QUANTISED, SAMPLED, Workload, estimate,
 from playground.training.mixed import half_products
 from playground.training.text import Plan, row_loss, train
 from playground.training.weightless import skeleton
+from playground.training.whole import prepare
 
 PLAN = Plan(epochs=3, batch_size=4, threads=None, mixed=False)
 
@@ -109,6 +110,46 @@ def test_a_dry_step_holds_what_a_real_one_holds(make_model, folder, make_example
         found = dry_step(dry, rows[1])
     assert found.peak_bytes == pytest.approx(live.peak, rel=0.08)
     assert all(parameter.grad is None for parameter in dry.parameters())
+
+
+@pytest.mark.parametrize("tokens", [64, 256])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_dry_step_under_autocast_holds_what_a_real_one_holds(tokens, tied):
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=160,
+        num_attention_heads=4,
+        num_hidden_layers=3,
+        tie_word_embeddings=tied,
+    )
+    examples = [Example(tuple(at % 64 for at in range(tokens)), 4)]
+    rows = {
+        device: pack(examples, 0, 1024, torch.device(device), torch.float32)[0] for device in ("cpu", "meta")
+    }
+    real = full(LlamaForCausalLM(config)).train()
+    with torch.device("meta"):
+        dry = full(LlamaForCausalLM(config))
+    with Live([*real.parameters(), *real.buffers()]) as live:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = row_loss(real, rows["cpu"])
+        loss.backward()
+    found = dry_step(dry, rows["meta"], autocast=True)
+    assert found.peak_bytes == pytest.approx(live.peak, rel=0.05)
+    without = dry_step(dry, rows["meta"])
+    assert abs(without.peak_bytes - live.peak) > 2 * abs(found.peak_bytes - live.peak)
+
+
+def test_autocast_narrows_activations_and_holds_the_weights_copies(folder, make_examples):
+    examples = make_examples(4)
+    narrow, wide = (
+        estimate(skeleton(folder, torch.bfloat16), prepare, Workload(examples, (), plan))
+        for plan in (dataclasses.replace(PLAN, autocast=autocast) for autocast in (True, False))
+    )
+    assert narrow.memory.activations != wide.memory.activations
+    assert dataclasses.replace(narrow.memory, activations=0) == dataclasses.replace(
+        wide.memory, activations=0
+    )
 
 
 def test_flops_are_two_a_weight_and_token_forward_and_more_where_weights_are_learnt(folder, make_examples):
