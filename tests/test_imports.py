@@ -17,7 +17,7 @@ COMMON = {"", "errors", "settings", "events"}
 
 # Room or module → what it may import at the top of a file, and what only inside functions (while a run
 # works, where the heavy libraries load too). The most specific name counts.
-LIGHT_MODELS = {"models.catalogue", "models.sources"}
+LIGHT_MODELS = {"models.catalogue", "models.chat_date", "models.sources"}
 WORK = {"training", "evaluation", "retrieval", "models", "data"}
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 
 # Rooms whose modules may load heavy libraries at the top of a file; others inside functions only.
 HEAVY_ROOMS = {"training", "evaluation", "retrieval", "models", "starter"}
-LIGHT_MODULES = {"models", "models.catalogue", "models.sources"}
+LIGHT_MODULES = {"models", "models.catalogue", "models.chat_date", "models.sources"}
 
 
 def modules():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from playground.models import chat_date
 from playground.results.card import Form
 from playground.results.runs import Run
 
@@ -148,8 +149,11 @@ def _ask(base: Base, instruction: str) -> list[str]:
         f'    {{"role": "system", "content": {instruction!r}}},',
         '    {"role": "user", "content": "your text"},',
         "]",
+        "# the day of the run's prompts, not today",
+        f"day = {chat_date.STRFTIME_NOW!r}",
         "inputs = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True',
+        f"    messages, chat_template=day + tokenizer.get_chat_template(), date_string={chat_date.DATE_STRING!r},",
+        '    add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True',
         ")",
         *_answer(),
     ]

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from playground.errors import InvalidInput, ModelUnavailable, OutOfMemory
+from playground.models import chat_date, quantise, sources
 from playground.models import device as devices
-from playground.models import quantise, sources
 from playground.models.catalogue import Model
 from playground.settings import Settings
 
@@ -203,10 +203,11 @@ class LanguageModel:
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(
             list(messages),
+            chat_template=chat_date.STRFTIME_NOW + self.tokenizer.get_chat_template(),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=False,  # Qwen3, SmolLM3: an answer, not a train of thought
-            date_string="26 Jul 2024",  # Llama 3: its own default instead of today, so that runs can be repeated
+            date_string=chat_date.DATE_STRING,
         )
 
     def check(self, prompts: Sequence[list[int]], max_new_tokens: int) -> None:

@@ -164,6 +164,34 @@ def test_the_prompt_is_the_template_and_begins_the_training_text(tiny):
     assert whole[: len(prompt)] == prompt
 
 
+TODAY = "{%- set today = strftime_now('%d %B %Y') -%}Today is {{ today }}{{ strftime_now('/%Y-%m-%d') }}. "
+LLAMA3 = (
+    "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "Today is {{ date_string }}. "
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "date"), [(TODAY, "26 July 2024/2024-07-26"), (LLAMA3, "26 Jul 2024")], ids=["now", "string"]
+)
+def test_a_template_that_asks_for_the_date_is_always_told_the_same(tiny, template, date):
+    lm = tiny()
+    lm.tokenizer.chat_template = template + lm.tokenizer.chat_template
+    assert lm.text(chat("Hello")).startswith(f"Today is {date}. <|im_start|>system")
+    lm.tokenizer.chat_template = {"default": lm.tokenizer.chat_template, "tool_use": "other"}
+    assert lm.text(chat("Hello")).startswith(f"Today is {date}. <|im_start|>system")
+
+
+@pytest.mark.parametrize(
+    "beginning", ["", "\n\n", "  ", "  {% if true %}\n a\n{% endif %}", "\n {{- ' b ' }}"]
+)
+def test_other_prompts_are_the_templates_own(tiny, beginning):
+    lm = tiny()
+    lm.tokenizer.chat_template = beginning + lm.tokenizer.chat_template
+    own = lm.tokenizer.apply_chat_template(chat("Hello"), tokenize=False, add_generation_prompt=True)
+    assert lm.text(chat("Hello")) == own
+
+
 def test_a_template_that_refuses_the_system_role_gets_its_text_in_the_first_turn(tiny):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     ignoring = (
