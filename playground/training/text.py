@@ -362,7 +362,7 @@ class _Training:
     def _keep_lower_blocks(self) -> Generator[Event, None, None]:
         if not self.packed:
             return
-        with self._precision():
+        with self._precision(), torch.random.fork_rng():  # else a resume would go on with other chance
             everything = [*self.examples, *self.dev]
             self.lower = lower_blocks.keep(self.model, everything, self.plan.pack_tokens, self.dtype)
         if self.lower:

@@ -115,6 +115,28 @@ def test_resumed_training_equals_an_undisturbed_one(make_model, make_examples, t
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=name)
 
 
+@pytest.mark.parametrize("chance", ["noise", "dropout"])
+def test_chance_below_the_first_trained_block_is_the_same_after_a_resume(
+    make_model, make_examples, tmp_path, drain, chance
+):
+    plan = dataclasses.replace(PLAN, checkpoint_seconds=0.0, noise=5.0 if chance == "noise" else 0.0)
+    examples, dev = make_examples(12), make_examples(4, seed=1)
+
+    def top_block():
+        model = make_model(attention_dropout=0.1 if chance == "dropout" else 0.0)
+        model.requires_grad_(False)
+        model.model.layers[1].requires_grad_(True)
+        return model
+
+    whole, resumed = top_block(), top_block()
+    drain(train(whole, examples, dev, plan, tmp_path / "whole"))
+    stop_after(train(top_block(), examples, dev, plan, tmp_path / "cut"), 7)
+    events, _ = drain(train(resumed, examples, dev, plan, tmp_path / "cut", resume=True))
+    assert values(events, "train_loss")[0][0] == 8
+    for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=name)
+
+
 def test_a_resumed_training_keeps_its_precision_though_another_is_faster_now(
     make_model, make_examples, tmp_path, drain, monkeypatch
 ):
