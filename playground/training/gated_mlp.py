@@ -6,6 +6,8 @@ float32. The two products come out in bfloat16: kept like that they lose nothing
 again. 4 bytes a number instead of 14.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,12 +19,41 @@ _PARTS = ("gate_proj", "up_proj", "down_proj")
 
 
 def parts(module: nn.Module) -> tuple[nn.Linear, ...] | None:
-    """The gate's, the widening and the narrowing layer of such an MLP without biases; None for any other module."""
+    """The gate's, the widening and the narrowing layer of such an MLP without biases; None for any other module.
+
+    Some MLPs have these layers and multiply or clamp between them: a small one is asked what it computes.
+    """
     layers = tuple(getattr(module, name, None) for name in _PARTS)
     if not all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
         return None
     activation = getattr(module, "act_fn", None)
-    return layers if type(activation).__name__ in {"SiLU", "SiLUActivation"} else None
+    if type(activation).__name__ not in {"SiLU", "SiLUActivation"}:
+        return None
+    more = module._modules.keys() - {*_PARTS, "act_fn"} or module._parameters or module._buffers
+    return layers if not more and _is_plain(module) else None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the module's own ``forward``, with small layers in place of its own, gives the formula's result.
+
+    So it costs next to nothing, and a network without weights is judged as a real one.
+    """
+    generator = torch.Generator().manual_seed(0)
+    small = copy.copy(module)
+    small._modules = dict(module._modules)
+    small.training = True  # dropout would show itself
+    gate, up, down = (nn.utils.skip_init(nn.Linear, *size, bias=False) for size in ((4, 6), (4, 6), (6, 4)))
+    for name, layer in zip(_PARTS, (gate, up, down), strict=True):
+        layer.weight.detach().normal_(generator=generator)
+        small._modules[name] = layer
+    x = torch.randn(1, 8, 4, generator=generator) * torch.logspace(-1, 3, 8)[:, None]  # what is clamped, too
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            found = small.forward(x)
+    except Exception:  # whatever else it needs
+        return False
+    wanted = down(F.silu(gate(x)) * up(x)).detach()
+    return isinstance(found, torch.Tensor) and found.shape == wanted.shape and torch.allclose(found, wanted)
 
 
 def forward(layers: tuple[nn.Linear, ...]):
