@@ -1,11 +1,29 @@
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import MistralConfig, MistralForCausalLM
+from architectures import CONFIGS
+from transformers import (
+    AutoModelForCausalLM,
+    FalconH1Config,
+    Lfm2Config,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+)
 
 from playground.training.batches import Example, can_pack, pack, pad, shared_prefix
 from playground.training.text import row_loss
 
+ARCHITECTURE = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 CPU, FLOAT = torch.device("cpu"), torch.float32
 
 
@@ -112,6 +130,38 @@ def test_packing_is_refused_where_the_model_cannot(make_model, make_examples):
     forward = broken.forward
     broken.forward = lambda **inputs: forward(**{k: v for k, v in inputs.items() if k != "attention_mask"})
     assert not can_pack(broken, examples, FLOAT)
+
+
+RECURRENT = {
+    "falcon-h1": FalconH1Config(
+        **ARCHITECTURE, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16, pad_token_id=0
+    ),
+    "lfm2": Lfm2Config(**ARCHITECTURE, layer_types=["conv", "conv", "full_attention"], pad_token_id=0),
+}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("initializer_range", [0.06, 0.2])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_packing_is_refused_where_layers_remember_the_example_before(
+    make_examples, name, initializer_range, kind
+):
+    torch.manual_seed(0)
+    config = deepcopy(RECURRENT[name])
+    config.initializer_range = initializer_range
+    network = AutoModelForCausalLM.from_config(config, dtype=kind).eval()
+    assert not can_pack(network, make_examples(), kind)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", [*CONFIGS, "mixtral"])
+def test_transformers_of_any_precision_are_packed(make_examples, name, kind):
+    torch.manual_seed(0)
+    config = deepcopy(CONFIGS[name]) if name in CONFIGS else MixtralConfig(**ARCHITECTURE)
+    config.vocab_size = 64
+    network = AutoModelForCausalLM.from_config(config, dtype=kind).eval()
+    assert can_pack(network, make_examples(), kind)
+    assert can_pack(network, make_examples(1), kind)
 
 
 def test_packing_is_refused_beyond_a_sliding_window(make_examples):
