@@ -211,16 +211,27 @@ def pad(
     )
 
 
-def can_pack(model: nn.Module, examples: Sequence[Example], dtype: torch.dtype) -> bool:
+def within_window(model: nn.Module, examples: Iterable[Example]) -> bool:
+    """Whether all of every example, and virtual tokens before it, is seen where layers slide a window over it."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    longest = max((len(example.ids) for example in examples), default=0)
+    return window is None or longest + getattr(model, "virtual_tokens", 0) <= window
+
+
+def can_pack(
+    model: nn.Module, examples: Sequence[Example], dtype: torch.dtype, dev: Sequence[Example] = ()
+) -> bool:
     """Whether the model gives a packed row the same log-probabilities as its examples alone.
 
     It is tried on two examples: recurrent layers, ALiBi and attention kernels that take no free mask
     show themselves, whatever the architecture is called. Half precision's rounding could hide a weak memory of
     the example before: so other tokens there must leave the next one's answers as they are. A sliding window shows
     only in long examples, so its size is asked for.
+
+    Args:
+        dev: examples that are packed, too, and may be longer.
     """
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and max(len(example.ids) for example in examples) > window:
+    if not within_window(model, [*examples, *dev]):
         return False
     shortest = sorted(examples, key=lambda example: len(example.ids))
     first, second = shortest[0], shortest[len(shortest) // 2]

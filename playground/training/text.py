@@ -331,7 +331,7 @@ class _Training:
         clear_leftovers(self.folder)
         clear_leftovers(self.folder / checkpoints.FOLDER)
         torch.manual_seed(self.plan.seed)
-        self.packed = can_pack(self.model, self.examples, self.dtype)
+        self.packed = can_pack(self.model, self.examples, self.dtype, self.dev)
         yield Event.log(self._layout())
         if resume:
             self.state = yield from checkpoints.resume(

@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from architectures import CONFIGS
+from peft import PromptTuningConfig
 from transformers import (
     AutoModelForCausalLM,
     FalconH1Config,
+    Gemma3Config,
     Lfm2Config,
     MistralConfig,
     MistralForCausalLM,
@@ -15,6 +17,7 @@ from transformers import (
 
 from playground.training.batches import Example, can_pack, pack, pad, shared_prefix
 from playground.training.text import row_loss
+from playground.training.virtual_tokens import VirtualTokens
 
 ARCHITECTURE = {
     "vocab_size": 64,
@@ -164,10 +167,29 @@ def test_transformers_of_any_precision_are_packed(make_examples, name, kind):
     assert can_pack(network, make_examples(1), kind)
 
 
+def windowed(sliding_window):
+    return MistralForCausalLM(MistralConfig(**ARCHITECTURE, sliding_window=sliding_window)).eval()
+
+
 def test_packing_is_refused_beyond_a_sliding_window(make_examples):
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    narrow = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=6))
-    wide = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=64))
-    assert not can_pack(narrow, make_examples(), FLOAT)
-    assert can_pack(wide, make_examples(), FLOAT)
+    assert not can_pack(windowed(6), make_examples(), FLOAT)
+    assert can_pack(windowed(64), make_examples(), FLOAT)
+
+
+def test_the_window_is_that_of_all_that_is_packed(make_examples):
+    examples, long = make_examples(), [Example((*range(1, 20), 19, 6), 2)]
+    longest = max(len(example.ids) for example in examples)
+    assert can_pack(windowed(longest), examples, FLOAT)
+    assert not can_pack(windowed(longest), examples, FLOAT, long)
+    assert can_pack(windowed(len(long[0].ids)), examples, FLOAT, long)
+    for window, packed in ((longest + 2, False), (longest + 3, True)):
+        tuned = VirtualTokens(
+            windowed(window), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        )
+        assert can_pack(tuned, examples, FLOAT) == packed
+
+
+def test_the_window_of_a_nested_configuration_counts(make_examples):
+    network = windowed(64)
+    network.config = Gemma3Config(text_config={"sliding_window": 6})
+    assert not can_pack(network, make_examples(), FLOAT)

@@ -8,7 +8,9 @@ import time
 
 import pytest
 import torch
+from architectures import CONFIGS
 from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM
 
 from playground.errors import InvalidInput, OutOfMemory, TrainingDiverged
 from playground.events import Event
@@ -83,6 +85,19 @@ def test_prompts_are_learnt_by_weight_and_the_told_loss_stays_the_answers(
         prompt_loss.append(evaluate_loss(model, whole))
     assert first[0] == pytest.approx(first[1], rel=1e-5)
     assert prompt_loss[1] < 0.8 * prompt_loss[0]
+
+
+def test_the_dev_loss_is_true_where_dev_examples_alone_are_longer_than_a_window(
+    make_examples, tmp_path, drain
+):
+    torch.manual_seed(0)
+    config = CONFIGS["mistral"].to_dict() | {"vocab_size": 64, "sliding_window": 16}
+    model = with_lora(MistralForCausalLM(MistralConfig(**config)))
+    long = [Example((*example.ids[:-2] * 3, *example.ids[-2:]), 2) for example in make_examples(4)]
+    events, _ = drain(train(model, make_examples(8), long, dataclasses.replace(PLAN, epochs=1), tmp_path))
+    told = values(events, "dev_loss")[-1][1]
+    assert told == pytest.approx(evaluate_loss(model, long, packed=False), rel=1e-5)
+    assert told != pytest.approx(evaluate_loss(model, long, packed=True), rel=1e-3)
 
 
 def test_accumulated_batches_are_one_large_batch(make_model, make_examples, tmp_path, drain):
