@@ -46,7 +46,7 @@ from torch import nn
 
 from playground.data.tasks import Item
 from playground.training import capacity, mixed
-from playground.training.batches import Example, Row, pack, pad, shared_prefix
+from playground.training.batches import Example, Row, pack, pad, shared_prefix, within_window
 from playground.training.capacity import Verdict
 from playground.training.dry_step import DryStep, dry_step
 from playground.training.lower_blocks import LowerBlocks, stand_in
@@ -186,7 +186,8 @@ def estimate(
     )
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
     used = round(len(kept) * times)
-    tokens = round(_tokens(kept, plan) * times) if kept else 0
+    packed = not kept or _packs(wrapped, kept, work.dev, dtype, run.dry)
+    tokens = round(_tokens(kept, plan, packed) * times) if kept else 0
     threads = capacity.thread_counts(plan.threads or 0)
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
     source, pace = _pace(tokens_per_second, their_flops or run.flops, flops_per_second, measured)
@@ -211,7 +212,7 @@ def estimate(
         memory=memory,
         seconds=trying
         + training
-        + _looking(work, pace.seconds(run.forward_flops, run.forward_moved), stored / measured.bytes),
+        + _looking(work, packed, pace.seconds(run.forward_flops, run.forward_moved), stored / measured.bytes),
         tokens_per_second=tokens / training if training else 0.0,
         flops_per_token=run.flops,
         speed=source,
@@ -361,6 +362,23 @@ def _rows(
     ]
 
 
+def _packs(
+    network: nn.Module, examples: Sequence[Example], dev: Sequence[Example], dtype: torch.dtype, dry: bool
+) -> bool:
+    """Whether ``text.train`` would pack, as far as that shows without numbers; ``dry`` = the network runs so at all."""
+    if not within_window(network, [*examples, *dev]):
+        return False
+    if not dry:
+        return True
+    pair = sorted(examples, key=lambda example: len(example.ids))[:2]
+    (row,) = pack(pair, shared_prefix(pair), 1 << 30, torch.device("meta"), dtype)
+    try:
+        dry_step(network, row, learn=False)
+    except CANNOT_RUN:
+        return False
+    return True
+
+
 def _padded(examples: Sequence[Example], prefix: int = 0, prompt_weight: float = 0.0) -> Row:
     """Without mask and positions: their contents would be asked for, and they are small."""
     row = pad(examples, torch.device("meta"), prefix=prefix, prompt_weight=prompt_weight)
@@ -416,8 +434,10 @@ def _shape(config: "PreTrainedConfig", tokens: int) -> tuple[int, int, int]:
     return tokens, hidden, getattr(config, "intermediate_size", None) or 4 * hidden
 
 
-def _tokens(examples: Sequence[Example], plan: Plan) -> int:
-    """Tokens through the model: the shared beginning once a batch, the last token never."""
+def _tokens(examples: Sequence[Example], plan: Plan, packed: bool) -> int:
+    """Tokens through the model, the last of an example never; packed the shared beginning once a batch."""
+    if not packed:
+        return plan.epochs * sum(len(example.ids) - 1 for example in examples)
     prefix = shared_prefix(examples)
     own = sum(len(example.ids) - 1 - prefix for example in examples)
     sizes = [plan.effective_batch] * (len(examples) // plan.effective_batch)
@@ -433,7 +453,7 @@ def _trials(plan: Plan, device: str, threads: Sequence[int], seconds: float) -> 
     return (1 + trials(seconds)) * len(threads)
 
 
-def _looking(work: Workload, reading: float, writing: float) -> float:
+def _looking(work: Workload, packed: bool, reading: float, writing: float) -> float:
     """Seconds of dev losses and sampled answers: at the start, in the middle and at the end.
 
     ``reading`` and ``writing`` are seconds of a token that is given, and of one that is sampled.
@@ -441,7 +461,7 @@ def _looking(work: Workload, reading: float, writing: float) -> float:
     times = work.plan.evals + 1
     read = sum(len(example.ids) - example.answer for example in work.sampled)
     if work.dev:
-        prefix = shared_prefix(work.dev)
+        prefix = shared_prefix(work.dev) if packed else 0
         read += sum(len(example.ids) - 1 - prefix for example in work.dev)
     return times * (read * reading + (work.sample_tokens * writing if work.sampled else 0.0))
 

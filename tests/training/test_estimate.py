@@ -7,7 +7,15 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+)
 
 from playground.training import capacity, measure, text
 from playground.training.batches import Example, pack, shared_prefix
@@ -54,6 +62,38 @@ def test_counts_equal_those_of_the_training(folder, guess, make_examples, tmp_pa
     assert told.trainable_parameters == result.trainable_parameters
     assert told.total_parameters == result.total_parameters
     assert (told.examples, told.left_out, told.effective_batch, told.dry) == (10, 0, 4, True)
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+PADDED = {
+    "window": lambda: MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=8),
+    "window of dev": lambda: MistralConfig(
+        **SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=18
+    ),
+    "alibi": lambda: BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4),
+}
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_padded_examples_share_no_beginning(make_examples, tmp_path, drain, kind):
+    model = AutoModelForCausalLM.from_config(PADDED[kind]())
+    model.save_pretrained(tmp_path / "model")
+    examples, dev = make_examples(10), [Example((*range(1, 20), 19, 6), 2)]
+    told = estimate(skeleton(tmp_path / "model"), full, Workload(examples, dev, PLAN))
+    _, result = drain(train(model, examples, dev, PLAN, tmp_path))
+    assert not result.packed and told.tokens == result.tokens
+
+
+def test_padded_dev_examples_are_read_whole(guess, make_examples, monkeypatch):
+    examples, dev = make_examples(10), make_examples(6, seed=1)
+    looking = []
+    for packs in (True, False):
+        monkeypatch.setattr("playground.training.estimate._packs", lambda *_, packs=packs: packs)
+        seconds = [guess(examples, tokens_per_second=10.0, dev=some).seconds for some in ((), dev)]
+        looking.append(seconds[1] - seconds[0])
+    lengths = [len(example.ids) - 1 for example in dev]
+    own = sum(lengths) - len(dev) * shared_prefix(dev)
+    assert looking[1] / looking[0] == pytest.approx(sum(lengths) / own)
 
 
 def test_no_weights_are_loaded(folder):
