@@ -160,14 +160,15 @@ def _close_after(writer: EventWriter) -> None:
 
 def explain(error: BaseException) -> str:
     """The reason of a failure in a sentence for the user; tracebacks go to the log only."""
+    from playground.training.memory import out_of_memory
+
     if isinstance(error, PlaygroundError):
         return str(error)
     text = str(error).strip()
     first = text.splitlines()[0][:300] if text else ""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in text:
         return "The disk is full: free some space, or delete old runs, then resume this one."
-    memory = ("out of memory", "can't allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in memory):
+    if out_of_memory(error):
         return f"{MEMORY} ({first})." if first else f"{MEMORY}."
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

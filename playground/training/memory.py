@@ -1,12 +1,11 @@
-"""Whether an error says that the memory was too small."""
+"""Whether an error says that the memory was too small. Light: a failure before anything was loaded asks, too."""
 
-import torch
-
-_WORDS = ("can't allocate memory", "out of memory", "not enough memory", "ALLOC_FAILED")  # CPU, CUDA, Windows
+_WORDS = ("can't allocate memory", "out of memory", "not enough memory", "alloc_failed")  # CPU, CUDA, Windows
+_KINDS = {"MemoryError", "OutOfMemoryError"}  # Python's and torch's
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine, had too little memory for what was asked."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if not _KINDS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
         return True
-    return any(part in str(error) for part in _WORDS)
+    return any(part in str(error).lower() for part in _WORDS)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fresh import loaded
 
 from playground.jobs import local
 from playground.jobs.queue import Queue
-from playground.jobs.worker import explain
+from playground.jobs.worker import MEMORY, explain
 
 LIMITED = Path(__file__).with_name("limited_world")
 
@@ -59,6 +60,22 @@ def test_running_out_of_memory_outside_the_training_says_what_to_lower_too():
         "Out of memory: lower the batch size or the maximum length, or choose a smaller model "
         "(CUDA out of memory. Tried to allocate 2.00 GiB.)."
     )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_library_that_gets_no_memory_is_told_as_such(said):
+    assert explain(RuntimeError(said)) == f"{MEMORY} ({said})."
+
+
+def test_telling_a_failure_loads_nothing_heavy():
+    telling = "from playground.jobs.worker import MEMORY, explain; explain(RuntimeError('broken')); explain(MemoryError())"
+    assert loaded(telling, {"torch", "transformers", "peft"}) == []
 
 
 def test_a_run_killed_and_then_stopped_by_hand_ends_as_an_undisturbed_one(
