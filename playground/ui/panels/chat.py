@@ -74,21 +74,16 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         concurrency_limit=1,
         **quick,
     )
-    gr.on(
-        [clear.click, changed(run), manner.change],
-        lambda: ([], "", ""),
-        None,
-        [turns, talk, status],
-        queue=False,
-        cancels=answering,
-        **quick,
+    # what is under way ends first: its last piece would be drawn over what follows
+    ended = {"fn": lambda: None, "cancels": answering, "queue": False, **quick}
+    gr.on([clear.click, changed(run), manner.change], **ended).then(
+        lambda: ([], "", ""), None, [turns, talk, status], queue=False, **quick
     )
-    halt.click(
+    halt.click(**ended).then(
         lambda kept: (conversation(kept), notice("Stopped. An answer that was under way is not kept.")),
         turns,
         [talk, status],
         queue=False,
-        cancels=answering,
         **quick,
     )
     changed(run)(shown(example), [run, question], question, queue=False, **quick)
