@@ -59,6 +59,7 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     expect(page.locator("#lora-none-yet")).not_to_contain_text("None yet")
 
     answers = page.locator("#lora-chat .pg-said p")
+    expect(page.locator("#lora-question textarea")).not_to_have_value("")  # the example is there
     page.fill("#lora-question textarea", "train word 2")
     page.click("#lora-ask")
     expect(page.locator("#lora-chat .pg-asked")).to_have_text("train word 2")

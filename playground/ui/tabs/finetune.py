@@ -288,8 +288,8 @@ def _sweep_fold(session: Session, fields: form.Form, inputs: dict[str, Any], liv
         with gr.Row(elem_classes="pg-form"):
             first = gr.Dropdown(choices, value="learning_rate", label="Parameter", min_width=150)
             one = gr.Textbox(
-                _around(fields.method), label="Values", info="With commas between; of texts with semicolons.", max_lines=1, min_width=150,
-                elem_id=f"{name}-sweep-values",
+                _around(fields.method), label="Values", info="With commas between; of texts with semicolons.",
+                max_lines=1, min_width=150, elem_id=f"{name}-sweep-values",
             )  # fmt: skip
         with gr.Row(elem_classes="pg-form"):
             second = gr.Dropdown(
