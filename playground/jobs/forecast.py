@@ -13,7 +13,7 @@ from playground.results.speed import training_rate, training_speed
 from playground.settings import Settings
 
 if TYPE_CHECKING:
-    from playground.training.data_view import DataView
+    from playground.training.data_view import DataView, Finding
     from playground.training.estimate import Estimate
 
 RUNS = 500  # newest finished ones that are asked how fast they were
@@ -58,6 +58,15 @@ def fits(technique: Method, params: Params, model: Model, settings: Settings) ->
     """
     if isinstance(technique, Parametric) and sources.at_hand(model, settings):
         technique.fits(params, model, settings)
+
+
+def worries(technique: Method, task: Task) -> list["Finding"]:
+    """What is wrong with the data that a training would see: copies, contradictions, leaks; the worst first."""
+    if not isinstance(technique, Parametric):
+        return []
+    from playground.training.data_view import overlaps
+
+    return sorted((one for one in overlaps(task) if one.tone != "info"), key=lambda one: one.tone != "bad")
 
 
 def look(params: Params, task: Task, model: Model, settings: Settings) -> "DataView":

@@ -10,7 +10,7 @@ from playground.data import tasks
 from playground.data.tasks import Item, Task
 from playground.events import Event
 from playground.jobs import provenance
-from playground.jobs.forecast import forecast
+from playground.jobs.forecast import forecast, worries
 from playground.jobs.stages import adapting, carried, earlier_seconds, fetched
 from playground.methods.base import Adapted, Context, Method, Params
 from playground.methods.parametric import Parametric
@@ -44,6 +44,8 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
     yield Event.provenance(**provenance.of_model(language_model))
     if not (run.resume and "estimated_peak_bytes" in run.metrics):  # what was foretold before the start stays
         yield from _estimate(technique, params, chosen, entry, settings)
+        for worry in worries(technique, chosen):
+            yield Event.log(worry.text, "warning")
 
     embedder = LazyEmbedder(settings)
     context = Context(

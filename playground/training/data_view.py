@@ -110,7 +110,7 @@ def data_view(model: "LanguageModel", task: Task, max_length: int) -> DataView:
     findings = [
         *_lengths(task, items, examples, long, max_length),
         *_unknown(model, items, examples),
-        *_overlaps(task, overlap(task)),
+        *overlaps(task),
     ]
     return DataView(
         task=task.id,
@@ -211,6 +211,11 @@ def _unknown(model: "LanguageModel", items: Sequence[Item], examples: Sequence[E
             f"{_count(len(found), 'training example')} written with characters or words that the model's tokenizer "
             "does not know; it reads all of them as one and the same token.", tuple(found[:NAMED]),
         )  # fmt: skip
+
+
+def overlaps(task: Task) -> list[Finding]:
+    """Copies and contradictions among a task's training examples, and what stands in its other splits as well."""
+    return list(_overlaps(task, overlap(task)))
 
 
 def _overlaps(task: Task, found: Overlap) -> Iterable[Finding]:

@@ -8,7 +8,7 @@ import tiny
 from playground.errors import InvalidInput, InvalidParams, ModelUnavailable
 from playground.events import Event
 from playground.jobs import pipeline
-from playground.jobs.forecast import fits, forecast, look
+from playground.jobs.forecast import fits, forecast, look, worries
 from playground.methods.lora import LoRA, LoRAParams
 from playground.methods.zero_shot import ZeroShot
 from playground.models import catalogue
@@ -96,3 +96,15 @@ def test_parameters_that_the_model_has_no_place_for_are_refused(settings, model,
 def test_what_trains_nothing_or_is_not_here_is_not_asked(settings, model):
     fits(ZeroShot(), ZeroShot.Params(), model, settings)
     fits(LoRA(), LoRAParams(top_layers=500), replace(model, sources=("hub:no/such",)), settings)
+
+
+def test_what_is_wrong_with_the_data_is_told_the_worst_first():
+    task = tiny.task()
+    assert worries(LoRA(), task) == []
+    again = replace(task.train[0], id="again", target="elsewhere")
+    copied = replace(task, train=(*task.train, again), test=task.train[1:2])
+    told = worries(LoRA(), copied)
+    assert [one.tone for one in told] == ["bad", "warn"]
+    assert "1 test item is also in the training data" in told[0].text
+    assert "contradiction" in told[1].text
+    assert worries(ZeroShot(), copied) == []

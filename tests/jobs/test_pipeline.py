@@ -78,6 +78,22 @@ def test_a_race_fills_the_table(queue, store, model, words, ended):
     assert json.dumps(lora)
 
 
+def test_a_training_logs_what_of_its_data_stands_in_the_test(queue, settings, store, model, words, ended):
+    train = settings.tasks / "words" / "train.jsonl"
+    leaked = {"id": "leaked", "input": "test 1", "target": "b"}
+    train.write_text(train.read_text() + json.dumps(leaked) + "\n")
+    runs = [queue.submit(id, {}, words, model, limit=2) for id in ("zero_shot", "ln_tuning")]
+    told = []
+    for run in runs:
+        assert ended(run.id, 120).error is None
+        events = store.events(run.id, kinds=["log"])
+        told.append([event.data["text"] for event in events if event.data["level"] == "warning"])
+    assert told[0] == []
+    assert any(
+        "1 test item is also in the training data, 1 of them word for word" in text for text in told[1]
+    )
+
+
 def test_kill_9_while_training_then_on_from_the_checkpoint_then_tried(
     queue, settings, store, model, words, ended, eventually
 ):

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from playground.results.runs import Filing
 from playground.settings import Settings
 from playground.ui import build, form
 from playground.ui.components import live, sweep_view
+from playground.ui.components.markup import notice
 from playground.ui.panels import chat
 from playground.ui.tabs import finetune
 from playground.ui.tabs.finetune import Look
@@ -348,3 +350,17 @@ def test_time_is_left_to_a_run_that_runs_only(session, status):
     shown = live.live(Look.at(session, "lora").told)
     assert "40 of 100" in shown
     assert ("Time left" in shown) == (status == "running")
+
+
+def test_a_training_that_is_filed_names_what_is_wrong_with_its_data(session, monkeypatch):
+    import tiny
+
+    now, task = file(session, "a"), tiny.task()
+    monkeypatch.setattr(finetune.tasks, "task", lambda *_: task)
+    assert finetune.filed(session, now) == notice(f"Run #{now.id} is in the queue.", "good")
+    leaking = replace(task, test=(replace(task.train[0], id=NASTY),))
+    monkeypatch.setattr(finetune.tasks, "task", lambda *_: leaking)
+    said = finetune.filed(session, now)
+    assert "is in the queue" in said
+    assert "1 test item is also in the training data" in said
+    assert "<img" not in said

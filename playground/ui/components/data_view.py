@@ -1,5 +1,6 @@
 """The training data as the model will see it: tokens with the loss mask, lengths, what is odd."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from playground.results.comparison import text
@@ -68,7 +69,7 @@ def overview(view: "DataView") -> str:
     return f'<section class="pg-data">{findings(view.findings)}{pairs}{chart}</section>'
 
 
-def findings(found: "tuple[Finding, ...]") -> str:
+def findings(found: "Sequence[Finding]") -> str:
     """What is odd about the data; one calm sentence where nothing is."""
     if not any(finding.tone != "info" for finding in found):
         calm = "No example is too long, copied, contradictory, or in the test or dev split as well."

@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 from gradio.components.base import Component
 
+from playground.data import tasks
 from playground.errors import ModelUnavailable, QueueError
 from playground.events import Event
-from playground.jobs import sweep
+from playground.jobs import forecast, sweep
 from playground.methods import presets
 from playground.methods.base import Method
 from playground.methods.registry import method
@@ -18,7 +19,7 @@ from playground.models import catalogue
 from playground.results.comparison import text as shown_value
 from playground.results.runs import ACTIVE, FINISHED, Run
 from playground.ui import form
-from playground.ui.components import estimate, run_card, sweep_view
+from playground.ui.components import data_view, estimate, run_card, sweep_view
 from playground.ui.components import live as training
 from playground.ui.components.echo import changed, echo
 from playground.ui.components.markup import empty, facts, heading, notice, safe
@@ -203,11 +204,19 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
         except Exception as error:
             yield fields.refused(error), gr.skip()
             return
-        yield notice(f"Run #{run.id} is in the queue.", "good"), Look.at(session, name).lane(session)
+        yield filed(session, run), Look.at(session, name).lane(session)
 
     begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], concurrency_limit=None, **QUICK)
     follow_preset(session, fields, preset, found, model)
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
+
+
+def filed(session: Session, run: Run) -> str:
+    """That a training is in the queue, and what is wrong with its data, so that one can stop it in time."""
+    worries = forecast.worries(method(run.method), tasks.task(run.task, session.settings))
+    return notice(f"Run #{run.id} is in the queue.", "good") + (
+        data_view.findings(worries) if worries else ""
+    )
 
 
 def fitting(session: Session, method_id: str, model_id: str | None, modality: str = "text") -> str:
