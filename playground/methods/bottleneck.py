@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 class BottleneckParams(BlockParams):
     """What bottleneck adapters let one choose."""
 
-    placement: Literal["houlsby", "pfeiffer", "parallel"] = parameter(
+    placement: Literal["houlsby", "pfeiffer", "attention", "parallel"] = parameter(
         "houlsby",
         "Placement",
         "houlsby: behind attention and behind feed-forward; pfeiffer: behind feed-forward alone; "
-        "parallel: beside feed-forward (He et al. 2021).",
+        "attention: behind attention alone; parallel: beside feed-forward (He et al. 2021).",
     )
     reduction: int = parameter(
         16,

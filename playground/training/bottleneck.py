@@ -2,9 +2,9 @@
 
 After Houlsby et al. 2019 (arXiv:1902.00751): behind the attention and behind the feed-forward block;
 Pfeiffer et al. 2020 (arXiv:2005.00247): behind the feed-forward block alone; He et al. 2021
-(arXiv:2110.04366): beside the feed-forward block, scaled. The second layer starts at zero, so a fresh
-adapter changes nothing. Each works on single tokens, so packed rows and caches stay right. A stored
-result is loaded with::
+(arXiv:2110.04366): beside the feed-forward block, scaled; or behind the attention block alone. The second
+layer starts at zero, so a fresh adapter changes nothing. Each works on single tokens, so packed rows and
+caches stay right. A stored result is loaded with::
 
     network = load_bottlenecks(AutoModelForCausalLM.from_pretrained(base), folder)
 
@@ -30,7 +30,13 @@ WEIGHTS, CONFIG = "bottleneck.safetensors", "bottleneck_config.json"
 NAME = "bottleneck"  # of the adapter inside the block that it belongs to
 STATE = "_bottlenecks"  # attribute of a network with adapters
 
-Placement = Literal["houlsby", "pfeiffer", "parallel"]
+Placement = Literal["houlsby", "pfeiffer", "attention", "parallel"]
+PARTS: dict[Placement, tuple[str, ...]] = {  # of a decoder layer that get an adapter
+    "houlsby": ("attention", "feed-forward"),
+    "pfeiffer": ("feed-forward",),
+    "attention": ("attention",),
+    "parallel": ("feed-forward",),
+}
 Activation = Literal["relu", "gelu", "silu"]
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
@@ -198,10 +204,9 @@ def _places(network: nn.Module, placement: Placement, top: int) -> dict[str, nn.
     names = {id(module): name for name, module in network.named_modules()}
     found: dict[str, nn.Module] = {}
     for block in upper(network, top):
-        wanted = {"feed-forward": block.mlp}
-        if placement == "houlsby":
-            wanted = {"attention": block.attention} | wanted
-        for kind, part in wanted.items():
+        own = {"attention": block.attention, "feed-forward": block.mlp}
+        for kind in PARTS[placement]:
+            part = own[kind]
             if part is None:
                 raise InvalidParams(
                     f"Bottleneck adapters need a {kind} block in each layer, and {block.name} of this model "

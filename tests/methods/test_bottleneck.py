@@ -19,7 +19,7 @@ from playground.training.bottleneck import load_bottlenecks
 PARAMS = BottleneckParams(reduction=4, learning_rate=2e-2, epochs=12, batch_size=7)
 SHORT = BottleneckParams(reduction=4, learning_rate=2e-2, epochs=2, batch_size=7)
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3", "gpt2", "gpt-neox", "phi"]
-PLACEMENTS = ["houlsby", "pfeiffer", "parallel"]
+PLACEMENTS = ["houlsby", "pfeiffer", "attention", "parallel"]
 
 
 def adapt(folder, params=PARAMS, **changes):
@@ -65,7 +65,9 @@ def test_counts_and_bytes_are_exact(finished):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("placement", "blocks"), [("houlsby", 4), ("pfeiffer", 2), ("parallel", 2)])
+@pytest.mark.parametrize(
+    ("placement", "blocks"), [("houlsby", 4), ("pfeiffer", 2), ("attention", 2), ("parallel", 2)]
+)
 def test_placement_says_where_they_stand(family, placement, blocks):
     made = Bottleneck().wrap(BottleneckParams(reduction=4, placement=placement), network(family))
     count = sum(value.numel() for value in checkpoints.trainable(made).values())
