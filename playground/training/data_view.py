@@ -3,11 +3,11 @@
 Needs the model's tokenizer and configuration, no weights.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from playground.data.overlap import MOST_TEXTS, Overlap, Pair, overlap
+from playground.data.overlap import MOST_TEXTS, Pair, overlap
 from playground.data.tasks import Item, Task
 from playground.training.batches import Example, encode, shared_prefix
 from playground.training.estimate import part
@@ -213,13 +213,9 @@ def _unknown(model: "LanguageModel", items: Sequence[Item], examples: Sequence[E
         )  # fmt: skip
 
 
-def overlaps(task: Task) -> list[Finding]:
+def overlaps(task: Task) -> Iterator[Finding]:
     """Copies and contradictions among a task's training examples, and what stands in its other splits as well."""
-    return list(_overlaps(task, overlap(task)))
-
-
-def _overlaps(task: Task, found: Overlap) -> Iterable[Finding]:
-    many = MANY * len(task.train)
+    found, many = overlap(task), MANY * len(task.train)
     if found.conflicts:
         yield _pairs(
             "conflict", "warn", found.conflicts,

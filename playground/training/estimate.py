@@ -186,7 +186,7 @@ def estimate(
     )
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
     used = round(len(kept) * times)
-    packed = not kept or _packs(wrapped, kept, work.dev, dtype, run.dry)
+    packed = not kept or _packs(wrapped, [*kept, *work.dev], run)
     tokens = round(_tokens(kept, plan, packed) * times) if kept else 0
     threads = capacity.thread_counts(plan.threads or 0)
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
@@ -288,24 +288,25 @@ class _Dry:
 
     ``kept`` are the bytes of hidden states from the blocks below the first trained one, ``below_flops`` what
     computing them once takes. ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether
-    products are in it, ``gradients`` the bytes of all gradients of a step.
+    products are in it, ``gradients`` the bytes of all gradients of a step. ``packed`` is False where the model took
+    no packed row.
     """
 
     def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
         self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
         self.rounded, self.half, self.kept, self.below_flops, self.gradients = 0, half, 0, 0.0, 0
-        self.forward_moved, self.moved = 0.0, 0.0
+        self.forward_moved, self.moved, self.packed = 0.0, 0.0, True
         if not kept:
             return
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
         everything = [*kept, *dev]
         lower = None if plan.noise else stand_in(wrapped, everything, dtype)
         prefix = shared_prefix(kept)
-        rows = _rows(longest, prefix, plan, dtype, config, lower, plan.prompt_loss_weight)
+        rows = _rows(longest, prefix, plan, dtype, wrapped, lower, plan.prompt_loss_weight)
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
-        looks = _rows(dev, shared_prefix(dev), plan, dtype, config, lower) if dev else []
+        looks = _rows(dev, shared_prefix(dev), plan, dtype, wrapped, lower) if dev else []
         look = max(looks, key=lambda row: row.tokens, default=None)
         try:
             prompts = bool(plan.prompt_loss_weight)
@@ -313,7 +314,8 @@ class _Dry:
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
                 how = {"again": again, "autocast": plan.autocast}
-                step, row = _either(wrapped, row, longest, prefix, lower=lower, **how)
+                step, taken = _either(wrapped, row, longest, prefix, lower=lower, **how)
+                self.packed, row = taken is row, taken
                 dev_peak = (
                     _either(wrapped, look, dev[:1], learn=False, lower=lower)[0].peak_bytes if look else 0
                 )
@@ -345,14 +347,13 @@ def _rows(
     prefix: int,
     plan: Plan,
     dtype: torch.dtype,
-    config: "PreTrainedConfig",
+    network: nn.Module,
     lower: LowerBlocks | None = None,
     prompt_weight: float = 0.0,
 ) -> list[Row]:
     """As ``text.train`` would make them: packed, or padded where a sliding window forbids it."""
     meta = torch.device("meta")
-    window = getattr(config, "sliding_window", None)
-    if window is None or max(len(example.ids) for example in examples) <= window:
+    if within_window(network, examples):
         hidden = lower.hidden if lower else None
         return pack(examples, prefix, plan.pack_tokens, meta, dtype, hidden, prompt_weight)
     size = max(1, plan.pack_tokens // max(len(example.ids) for example in examples))
@@ -362,21 +363,9 @@ def _rows(
     ]
 
 
-def _packs(
-    network: nn.Module, examples: Sequence[Example], dev: Sequence[Example], dtype: torch.dtype, dry: bool
-) -> bool:
-    """Whether ``text.train`` would pack, as far as that shows without numbers; ``dry`` = the network runs so at all."""
-    if not within_window(network, [*examples, *dev]):
-        return False
-    if not dry:
-        return True
-    pair = sorted(examples, key=lambda example: len(example.ids))[:2]
-    (row,) = pack(pair, shared_prefix(pair), 1 << 30, torch.device("meta"), dtype)
-    try:
-        dry_step(network, row, learn=False)
-    except CANNOT_RUN:
-        return False
-    return True
+def _packs(network: nn.Module, examples: Sequence[Example], run: _Dry) -> bool:
+    """Whether ``text.train`` would pack all these examples, as far as that shows without numbers."""
+    return run.packed and within_window(network, examples)
 
 
 def _padded(examples: Sequence[Example], prefix: int = 0, prompt_weight: float = 0.0) -> Row:

@@ -197,7 +197,7 @@ def buttons(run: Run, asked: bool = False) -> str:
         words = (
             '<p class="pg-muted">The run, its figures and what it trained are removed for everyone here.</p>'
         )
-        return f'<div class="pg-sure">{words}{_buttons(run, [("delete-yes", "Delete it"), ("keep", "Keep it")])}</div>'
+        return words + _buttons(run, [("delete-yes", "Delete it"), ("keep", "Keep it")])
     if run.status in ACTIVE:
         offered = [("stop", "Stop")]
     elif run.status == "done":
