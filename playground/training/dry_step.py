@@ -70,19 +70,20 @@ def dry_step(
     learn: bool = True,
     again: bool = False,
     autocast: bool = False,
+    fused_dropout: bool = True,
     lower: LowerBlocks | None = None,
 ) -> DryStep:
     """Run one step of a language model that stands on the meta device.
 
     Args:
         row: as ``batches.pack`` or ``batches.pad`` makes it for the meta device.
-        learn, again, autocast: see ``dry_run``.
+        learn, again, autocast, fused_dropout: see ``dry_run``.
         lower: where the row starts from hidden states.
 
     Raises: as ``dry_run``.
     """
-    loss_of = partial(row_loss, network, row, lower)
-    return dry_run(network, loss_of, learn=learn, again=again, autocast=autocast)
+    how = {"learn": learn, "again": again, "autocast": autocast, "fused_dropout": fused_dropout}
+    return dry_run(network, partial(row_loss, network, row, lower), **how)
 
 
 def dry_run(
@@ -92,6 +93,7 @@ def dry_run(
     learn: bool = True,
     again: bool = False,
     autocast: bool = False,
+    fused_dropout: bool = True,
 ) -> DryStep:
     """Compute a loss of a network that stands on the meta device, and its gradient.
 
@@ -99,6 +101,7 @@ def dry_run(
         learn: forward and backward; False = forward alone, as for a dev loss.
         again: gradients of an earlier batch are there already (gradient accumulation).
         autocast: the loss is computed in bfloat16, as under ``torch.autocast``.
+        fused_dropout: the device has a fused kernel for attention with dropout, as CUDA has and a CPU has not.
 
     Raises:
         RuntimeError, NotImplementedError, ValueError, TypeError: the network does not run without numbers.
@@ -112,7 +115,7 @@ def dry_run(
             setattr(parameter, name, torch.empty_like(parameter))
     meter = _Meter()
     try:
-        with _Attention(meter), torch.set_grad_enabled(learn), meter:
+        with _Attention(meter, fused_dropout), torch.set_grad_enabled(learn), meter:
             with _Autocast() if autocast else nullcontext():
                 loss = loss_of()
             forward, forward_moved = meter.flops, meter.moved
@@ -217,23 +220,24 @@ class _Autocast(TorchFunctionMode):
 
 
 class _Attention(TorchFunctionMode):
-    """Counts attention as the fused kernels of CPU and CUDA do it: without its tokens × tokens matrix.
+    """Counts attention as fused kernels do it, without its tokens × tokens matrix, wherever the device has one.
 
-    On the meta device PyTorch itself would take the unfused way.
+    On the meta device PyTorch itself would always take the unfused way.
     """
 
-    def __init__(self, meter: _Meter):
+    def __init__(self, meter: _Meter, fused_dropout: bool):
         super().__init__()
-        self._meter = meter
+        self._meter, self._fused_dropout = meter, fused_dropout
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.scaled_dot_product_attention:
-            return _sdpa(self._meter, *args, **(kwargs or {}))
+            return self._attend(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
-
-def _sdpa(meter: _Meter, query, key, value, attn_mask=None, *_: Any, **__: Any) -> torch.Tensor:
-    return _FusedAttention.apply(meter, query, key, value, attn_mask)
+    def _attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **how: Any):
+        if dropout_p and not self._fused_dropout:
+            return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **how)
+        return _FusedAttention.apply(self._meter, query, key, value, attn_mask)
 
 
 class _FusedAttention(torch.autograd.Function):

@@ -175,7 +175,7 @@ def estimate(
     trained_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     kept = [example for example in work.examples if len(example.ids) <= plan.max_length]
     half = _multiplies_half(plan, torch.device(device), dtype)
-    run = _Dry(wrapped, config, dtype, plan, kept, work.dev, half)
+    run = _Dry(wrapped, config, dtype, plan, kept, work.dev, half, device != "cpu")
     memory = Memory(
         weights=weights + (run.rounded if quantization is None else 0),  # packed weights have no copies
         adapter=max(0, _bytes(wrapped) - stored),
@@ -292,7 +292,7 @@ class _Dry:
     no packed row.
     """
 
-    def __init__(self, wrapped, config, dtype, plan, kept, dev, half):
+    def __init__(self, wrapped, config, dtype, plan, kept, dev, half, fused_dropout):
         self.peak, self.forward_flops, self.flops, self.tokens, self.dry = 0, 0.0, 0.0, 1, True
         self.rounded, self.half, self.kept, self.below_flops, self.gradients = 0, half, 0, 0.0, 0
         self.forward_moved, self.moved, self.packed = 0.0, 0.0, True
@@ -313,7 +313,7 @@ class _Dry:
             with mixed.half_products(wrapped, prompts) if half else nullcontext():
                 copies = [getattr(layer, "rounded", None) for layer in wrapped.modules()]
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
-                how = {"again": again, "autocast": plan.autocast}
+                how = {"again": again, "autocast": plan.autocast, "fused_dropout": fused_dropout}
                 step, taken = _either(wrapped, row, longest, prefix, lower=lower, **how)
                 self.packed, row = taken is row, taken
                 dev_peak = (

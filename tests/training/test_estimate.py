@@ -180,6 +180,22 @@ def test_a_dry_step_under_autocast_holds_what_a_real_one_holds(tokens, tied):
     assert abs(without.peak_bytes - live.peak) > 2 * abs(found.peak_bytes - live.peak)
 
 
+def test_a_dry_step_with_dropout_holds_what_a_real_one_holds():
+    """Attention with dropout has no fused kernel on a CPU: its tokens × tokens matrices are held."""
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=256)
+    examples = [Example(tuple(at % 64 for at in range(200)), 4)]
+    rows = {
+        device: pack(examples, 0, 1024, torch.device(device), torch.float32)[0] for device in ("cpu", "meta")
+    }
+    real = full(GPT2LMHeadModel(config)).train()
+    with torch.device("meta"):
+        dry = full(GPT2LMHeadModel(config))
+    with Live([*real.parameters(), *real.buffers()]) as live:
+        row_loss(real, rows["cpu"]).backward()
+    assert dry_step(dry, rows["meta"], fused_dropout=False).peak_bytes == pytest.approx(live.peak, rel=0.05)
+    assert dry_step(dry, rows["meta"]).peak_bytes < 0.5 * live.peak
+
+
 def test_autocast_narrows_activations_and_holds_the_weights_copies(folder, make_examples):
     examples = make_examples(4)
     narrow, wide = (
