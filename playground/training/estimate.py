@@ -186,8 +186,7 @@ def estimate(
     )
     times = (work.stands_for or len(work.examples)) / max(1, len(work.examples))
     used = round(len(kept) * times)
-    packed = not kept or _packs(wrapped, [*kept, *work.dev], run)
-    tokens = round(_tokens(kept, plan, packed) * times) if kept else 0
+    tokens = round(_tokens(kept, plan, run.packed) * times) if kept else 0
     threads = capacity.thread_counts(plan.threads or 0)
     measured = capacity.speed(device, dtype, run.half, threads, *_shape(config, run.tokens))
     source, pace = _pace(tokens_per_second, their_flops or run.flops, flops_per_second, measured)
@@ -212,7 +211,9 @@ def estimate(
         memory=memory,
         seconds=trying
         + training
-        + _looking(work, packed, pace.seconds(run.forward_flops, run.forward_moved), stored / measured.bytes),
+        + _looking(
+            work, run.packed, pace.seconds(run.forward_flops, run.forward_moved), stored / measured.bytes
+        ),
         tokens_per_second=tokens / training if training else 0.0,
         flops_per_token=run.flops,
         speed=source,
@@ -288,8 +289,8 @@ class _Dry:
 
     ``kept`` are the bytes of hidden states from the blocks below the first trained one, ``below_flops`` what
     computing them once takes. ``rounded`` are the bytes of bfloat16 copies of frozen weights, ``half`` whether
-    products are in it, ``gradients`` the bytes of all gradients of a step. ``packed`` is False where the model took
-    no packed row.
+    products are in it, ``gradients`` the bytes of all gradients of a step. ``packed`` is whether
+    ``text.train`` would pack the examples, as far as that shows without numbers.
     """
 
     def __init__(self, wrapped, config, dtype, plan, kept, dev, half, fused_dropout):
@@ -300,13 +301,14 @@ class _Dry:
             return
         longest = sorted(kept, key=lambda example: len(example.ids), reverse=True)[: plan.batch_size]
         everything = [*kept, *dev]
-        lower = None if plan.noise else stand_in(wrapped, everything, dtype)
+        self.packed = packs = within_window(wrapped, everything)
         prefix = shared_prefix(kept)
-        rows = _rows(longest, prefix, plan, dtype, wrapped, lower, plan.prompt_loss_weight)
+        lower = stand_in(wrapped, everything, dtype) if packs and not plan.noise else None
+        rows = _rows(longest, prefix, plan, dtype, packs, lower, plan.prompt_loss_weight)
         again = len(rows) > 1 or plan.gradient_accumulation > 1
         row = max(rows, key=lambda row: row.tokens)
         self.tokens = row.tokens
-        looks = _rows(dev, shared_prefix(dev), plan, dtype, wrapped, lower) if dev else []
+        looks = _rows(dev, shared_prefix(dev), plan, dtype, packs, lower) if dev else []
         look = max(looks, key=lambda row: row.tokens, default=None)
         try:
             prompts = bool(plan.prompt_loss_weight)
@@ -315,7 +317,7 @@ class _Dry:
                 self.rounded = sum(copy.nbytes for copy in copies if isinstance(copy, torch.Tensor))
                 how = {"again": again, "autocast": plan.autocast, "fused_dropout": fused_dropout}
                 step, taken = _either(wrapped, row, longest, prefix, lower=lower, **how)
-                self.packed, row = taken is row, taken
+                self.packed, row = packs and taken is row, taken
                 dev_peak = (
                     _either(wrapped, look, dev[:1], learn=False, lower=lower)[0].peak_bytes if look else 0
                 )
@@ -347,13 +349,13 @@ def _rows(
     prefix: int,
     plan: Plan,
     dtype: torch.dtype,
-    network: nn.Module,
+    packs: bool,
     lower: LowerBlocks | None = None,
     prompt_weight: float = 0.0,
 ) -> list[Row]:
     """As ``text.train`` would make them: packed, or padded where a sliding window forbids it."""
     meta = torch.device("meta")
-    if within_window(network, examples):
+    if packs:
         hidden = lower.hidden if lower else None
         return pack(examples, prefix, plan.pack_tokens, meta, dtype, hidden, prompt_weight)
     size = max(1, plan.pack_tokens // max(len(example.ids) for example in examples))
@@ -363,16 +365,18 @@ def _rows(
     ]
 
 
-def _packs(network: nn.Module, examples: Sequence[Example], run: _Dry) -> bool:
-    """Whether ``text.train`` would pack all these examples, as far as that shows without numbers."""
-    return run.packed and within_window(network, examples)
-
-
 def _padded(examples: Sequence[Example], prefix: int = 0, prompt_weight: float = 0.0) -> Row:
     """Without mask and positions: their contents would be asked for, and they are small."""
     row = pad(examples, torch.device("meta"), prefix=prefix, prompt_weight=prompt_weight)
     inputs = {name: row.inputs[name] for name in ("input_ids", "logits_to_keep")}
     return replace(row, inputs=inputs, tokens=row.inputs["input_ids"].numel())
+
+
+def _masked(row: Row) -> Row:
+    """A padded row with the mask that transformers would make, for models that must know which mask to make."""
+    batch, length = row.inputs["input_ids"].shape
+    mask = torch.empty(batch, 1, length, length, dtype=torch.bool, device="meta")
+    return replace(row, inputs=row.inputs | {"attention_mask": mask})
 
 
 def _either(
@@ -385,11 +389,14 @@ def _either(
     **how: bool,
 ) -> tuple[DryStep, Row]:
     """The step and its row: the one given, or the examples padded for a model that takes no packed row."""
-    try:
-        return dry_step(network, row, lower=lower, **how), row
-    except CANNOT_RUN:
-        padded = _padded(examples, prefix, row.prompt_weight)
-        return dry_step(network, padded, **how), padded
+    packed = "attention_mask" in row.inputs
+    padded = _padded(examples, prefix, row.prompt_weight) if packed else row
+    for taken, start in ((row, lower), (padded, None)):
+        try:
+            return dry_step(network, taken, lower=start, **how), taken
+        except CANNOT_RUN:
+            continue
+    return dry_step(network, _masked(padded), **how), padded
 
 
 def _by_formula(network: nn.Module, config: "PreTrainedConfig", row: Row) -> DryStep:
