@@ -27,18 +27,26 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Base:
-    """The base model as the code names it. ``revision`` is a commit of the Hub; ``chat`` = has a template."""
+    """The base model as the code names it. ``revision`` is a commit of the Hub.
+
+    ``chat`` = it has a template; ``dated`` = the template asks for the date.
+    """
 
     name: str
     revision: str | None = None
     chat: bool = True
+    dated: bool = True
 
 
 def base(repo: str | None, title: str, run: Run, folder: Path | None) -> Base:
     """The base model of a run; ``folder`` holds its files, where they are at hand."""
     revision = run.provenance.get("model_revision")
     commit = revision if repo and isinstance(revision, str) and _COMMIT.fullmatch(revision) else None
-    return Base(repo or f"path/to/{Path(title).name}", commit, folder is None or _chats(folder))
+    name = repo or f"path/to/{Path(title).name}"
+    if folder is None:
+        return Base(name, commit)
+    template = _template(folder)
+    return Base(name, commit, bool(template), chat_date.asked_for(template))
 
 
 def library(form: Form, folder: Path) -> str:
@@ -149,13 +157,21 @@ def _ask(base: Base, instruction: str) -> list[str]:
         f'    {{"role": "system", "content": {instruction!r}}},',
         '    {"role": "user", "content": "your text"},',
         "]",
+        *_apply(base.dated),
+        '    add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True',
+        ")",
+        *_answer(),
+    ]
+
+
+def _apply(dated: bool) -> list[str]:
+    if not dated:
+        return ["inputs = tokenizer.apply_chat_template(", "    messages,"]
+    return [
         "# the day of the run's prompts, not today",
         f"day = {chat_date.STRFTIME_NOW!r}",
         "inputs = tokenizer.apply_chat_template(",
         f"    messages, chat_template=day + tokenizer.get_chat_template(), date_string={chat_date.DATE_STRING!r},",
-        '    add_generation_prompt=True, enable_thinking=False, return_tensors="pt", return_dict=True',
-        ")",
-        *_answer(),
     ]
 
 
@@ -176,8 +192,11 @@ def _gguf(name: str) -> str:
     )
 
 
-def _chats(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
+def _template(folder: Path) -> str:
+    """The chat template, several one after the other; "" = there is none."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    return found if isinstance(found, str) else json.dumps(found) if found else ""
