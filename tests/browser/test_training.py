@@ -31,6 +31,16 @@ def inner(visitor, name):
     visitor.page.locator(".pg-inner-tabs:visible").get_by_role("tab", name=name, exact=True).first.click()
 
 
+def choose(visitor, tiny):
+    """The task of a few words, and the tiny model by its folder."""
+    page = visitor.page
+    page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
+    page.get_by_role("option", name="Words").locator("visible=true").first.click()
+    model = page.get_by_role("combobox", name="Model").locator("visible=true").first
+    model.fill(str(tiny.model))
+    model.press("Enter")
+
+
 def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor = visit()
     page = visitor.page
@@ -38,11 +48,7 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor.tab("LoRA")
     expect(page.locator("#lora-none-yet")).to_contain_text("None yet")
     expect(page.locator(".pg-inner-tabs:visible")).to_have_count(0)
-    page.get_by_role("combobox", name="Task").locator("visible=true").first.click()
-    page.get_by_role("option", name="Words").locator("visible=true").first.click()
-    model = page.get_by_role("combobox", name="Model").locator("visible=true").first
-    model.fill(str(tiny.model))
-    model.press("Enter")
+    choose(visitor, tiny)
     expect(page.locator("#lora-preset input")).to_have_value("The method's defaults")
     page.fill("#lora-field-epochs input", "2")
     page.get_by_label("Test items").locator("visible=true").first.fill("4")
@@ -91,5 +97,32 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     inner(visitor, "Spectrum")
     page.click("#lora-spectrum-compute")
     expect(page.locator("#lora-spectrum svg").first).to_be_visible()
+    assert visitor.errors == []
+    assert "Traceback" not in visitor.site.log
+
+
+def test_a_training_outlives_a_reload_is_stopped_and_goes_on(visit, tiny):
+    visitor = visit()
+    page = visitor.page
+    visitor.arrive()
+    visitor.tab("LoRA")
+    choose(visitor, tiny)
+    page.fill("#lora-field-epochs input", "100")
+    page.fill("#lora-field-batch_size input", "1")
+    page.click("#lora-start")
+    expect(page.locator("#lora-curves .pg-chart").first).to_be_visible()
+    visitor.reload()
+    visitor.tab("LoRA")
+    expect(page.locator("#lora-live .pg-running").first).to_be_visible()
+    expect(page.locator("#lora-curves")).to_contain_text("left")
+    page.click("#lora-stop")
+    expect(page.locator("#lora-live .pg-cancelled").first).to_be_visible()
+    expect(page.locator("#lora-curves")).not_to_contain_text("left")
+    visitor.picture("training-stopped")
+    page.click("#lora-resume")
+    expect(page.locator("#lora-live .pg-running").first).to_be_visible()
+    expect(page.locator("#lora-curves .pg-chart").first).to_be_visible()
+    page.click("#lora-stop")
+    expect(page.locator("#lora-live .pg-cancelled").first).to_be_visible()
     assert visitor.errors == []
     assert "Traceback" not in visitor.site.log
