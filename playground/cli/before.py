@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from playground.cli.command import Command, Parser, add_setting, assignment
+from playground.cli.command import Command, Parser, add_setting, assignment, preset_values
 from playground.cli.progress import fetch
 from playground.data import tasks
 from playground.errors import InvalidInput, ModelUnavailable
@@ -24,6 +24,7 @@ class Estimate(Command):
     def arguments(self, parser: Parser) -> None:
         parser.add_argument("--method", required=True, help="id of a method that trains, e.g. lora")
         add_setting(parser)
+        parser.add_argument("--preset", help="begin with a preset, e.g. 135m-cpu")
         parser.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; may be repeated"
         )
@@ -36,7 +37,8 @@ class Estimate(Command):
         technique = registry.method(options.method)
         if technique.modality != "text":
             raise InvalidInput(f"There is no estimate for {technique.title} yet; only text methods have one.")
-        params = technique.Params.parse(dict(map(assignment, options.set)))
+        given = preset_values(options.method, options.preset) | dict(map(assignment, options.set))
+        params = technique.Params.parse(given)
         task = tasks.task(options.task, settings)
         technique.check(params, task)
         entry = catalogue.model(options.model, settings)

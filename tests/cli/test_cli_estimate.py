@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from playground import cli
+from playground.methods import presets
 
 
 @pytest.fixture
@@ -47,6 +48,13 @@ def test_one_json_object_with_estimate_and_data(call):
     assert any(finding["kind"] == "unknown" for finding in found["data"]["findings"])
 
 
+def test_a_preset_is_begun_with(call):
+    preset = presets.preset("full", "135m-cpu").values
+    code, out, _ = call("--preset", "135m-cpu", "--set", "epochs=3", "--json", method="full")
+    assert code == 0
+    assert json.loads(out)["params"].items() >= (dict(preset) | {"epochs": 3}).items()
+
+
 def test_readable_lines(call):
     code, out, _ = call("--set", "max_length=16")
     assert code == 0
@@ -58,6 +66,7 @@ def test_readable_lines(call):
     ("more", "how", "words"),
     [
         (("--set", "rank=0"), {}, "Rank cannot be '0'"),
+        (("--preset", "none"), {}, "none"),
         (("--set", "ranks=4"), {}, "no parameter “ranks”"),
         (("--set", "rank"), {}, "wants NAME=VALUE"),
         ((), {"task": "nowhere"}, "nowhere"),
