@@ -1,4 +1,5 @@
-// What the page does in the browser itself: keep the race in the address, what is open open, enlarge pictures.
+// What the page does in the browser itself: keep race and tab in the address, forms filled and what is open open,
+// enlarge pictures.
 window.playground = {
   // A random id of this browser, under which the server keeps its index; without storage, of this page.
   visitor() {
@@ -17,6 +18,30 @@ window.playground = {
     if (group) address.searchParams.set('group', group);
     address.searchParams.delete('run');
     window.history.replaceState(null, '', address);
+  },
+  // The tab in sight, so that a reload and a link open it.
+  at(tab) {
+    const address = new URL(window.location.href);
+    if (tab === 'start') address.searchParams.delete('tab');
+    else address.searchParams.set('tab', tab);
+    window.history.replaceState(null, '', address);
+  },
+  // What a form holds outlives a reload, in this tab of the browser. One that was just drawn (each time under another
+  // number) is filled first: what it holds until then is not kept.
+  filled: new Map(),
+  keep(form, drawn, values) {
+    if (this.filled.get(form) !== drawn) return;
+    try {
+      window.sessionStorage.setItem(`playground-${form}`, JSON.stringify(values));
+    } catch { /* storage is full, or not allowed here */ }
+  },
+  kept(form, drawn, values) {
+    this.filled.set(form, drawn);
+    try {
+      const found = JSON.parse(window.sessionStorage.getItem(`playground-${form}`));
+      if (Array.isArray(found) && found.length === values.length) return found;
+    } catch { /* as above */ }
+    return values;
   },
   isOpen(fold) {
     return !!document.querySelector(`#${fold} > button.open`);

@@ -97,6 +97,7 @@ def page(session: Session) -> gr.Blocks:
         blocks.load(
             None, None, visitor, js="() => window.playground.visitor()", api_visibility="private"
         )  # fmt: skip
+        shown.change(None, shown, js="tab => window.playground.at(tab)", api_visibility="private")
         group.change(None, group, js="group => window.playground.remember(group)", api_visibility="private")
         api.build(session)
     return blocks
@@ -211,14 +212,15 @@ def _look(session: Session, seen: str):
 
 
 def _arrive(session: Session, request: gr.Request):
-    """What a link asks for: ``?group=`` a race, ``?run=`` a run; else the newest race."""
+    """What a link asks for: ``?group=`` a race, ``?run=`` a run, ``?tab=`` a tab; else the newest race."""
     asked = dict(request.query_params) if request else {}
     run = _run_id(asked.get("run", ""))
     group = asked.get("group") or ""
     if not group or not session.runs(group=group, limit=1):
         group = session.newest_group() or ""
-    tab = gr.Tabs(selected="runs") if run is not None else gr.skip()
-    return session.pulse(), group, run, tab, status(session), ",".join(tasks.tasks(session.settings))
+    tab = "runs" if run is not None else asked.get("tab")
+    selected = gr.Tabs(selected=tab) if tab in IDS else gr.skip()
+    return session.pulse(), group, run, selected, status(session), ",".join(tasks.tasks(session.settings))
 
 
 def _run_id(text: str) -> int | None:

@@ -87,10 +87,10 @@ def test_a_training_is_looked_at_saved_reloaded_stopped_and_gone_on_with(visit, 
     expect(looks).not_to_have_count(first)  # a second look stands beside the first
     page.click("#dreambooth-save")
     wait_until(lambda: any(text.startswith("Saved at step") for text in run_of(site)[1]))
-    visitor.reload()
-    visitor.tab("DreamBooth")
-    page.get_by_role("radio", name="DreamBooth-LoRA").check()
+    visitor.reload()  # the tab, the method and its form are as they were
     expect(page.locator("#dreambooth-live .pg-running").first).to_be_visible()
+    expect(page.get_by_role("radio", name="DreamBooth-LoRA")).to_be_checked()
+    expect(page.locator("#dreambooth_lora-field-steps input").first).to_have_value("5000")
     expect(looks).not_to_have_count(first)
     page.click("#dreambooth-stop")
     expect(page.locator("#dreambooth-live .pg-cancelled").first).to_be_visible()

@@ -112,9 +112,17 @@ def test_a_training_outlives_a_reload_is_stopped_and_goes_on(visit, tiny):
     page.click("#lora-start")
     expect(page.locator("#lora-curves .pg-chart").first).to_be_visible()
     visitor.reload()
-    visitor.tab("LoRA")
-    expect(page.locator("#lora-live .pg-running").first).to_be_visible()
+    expect(page.locator("#lora-live .pg-running").first).to_be_visible()  # the tab is in sight
     expect(page.locator("#lora-curves")).to_contain_text("left")
+    expect(page.locator("#lora-field-epochs input")).to_have_value("100")
+    expect(page.locator("#lora-field-batch_size input")).to_have_value("1")
+    expect(page.get_by_role("combobox", name="Task").locator("visible=true").first).to_have_value(
+        re.compile("^Words")
+    )
+    expect(page.get_by_role("combobox", name="Model").locator("visible=true").first).to_have_value(
+        str(tiny.model)
+    )
+    expect(page.locator("#lora-preset input")).to_have_value("The method's defaults")
     page.click("#lora-stop")
     expect(page.locator("#lora-live .pg-cancelled").first).to_be_visible()
     expect(page.locator("#lora-curves")).not_to_contain_text("left")

@@ -373,6 +373,21 @@ def test_a_link_with_an_odd_value_opens_the_page_as_without_it(session, query, r
     assert (arrived[1], arrived[2]) == (shown, run)
 
 
+@pytest.mark.parametrize(
+    ("query", "tab"),
+    [
+        ({"tab": "lora"}, "lora"),
+        ({"tab": "lora", "run": "1"}, "runs"),
+        ({"tab": "<b>"}, None),
+        ({"tab": "LORA"}, None),
+        ({}, None),
+    ],
+)
+def test_a_link_opens_its_tab(session, query, tab):
+    selected = build._arrive(session, SimpleNamespace(query_params=query))[3]
+    assert getattr(selected, "selected", None) == tab
+
+
 def test_gradios_own_queue_looks_seldom_when_idle(page):
     build.attend(page)
     assert page._queue.sleep_when_free >= 0.01

@@ -18,6 +18,7 @@ from playground.results.runs import ACTIVE, Filing, Run
 from playground.ui import form, looks
 from playground.ui.components import learning, pictures, run_card
 from playground.ui.components.echo import changed, echo
+from playground.ui.components.keeping import draw_chosen, keep, keep_choice, kept
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import sentence, shown
 from playground.ui.panels import draw, photos, take
@@ -133,7 +134,7 @@ def build(
                 open_fields(area)
 
     chosen.follow(session, kind, tab)
-    gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
+    draw_chosen(f"{name}-method", which, tab, drawn)
     tab.select(None, None, opened, js="() => 'yes'", api_visibility="private")
     live.follow(session, which, run, none_yet, samples, name, [pulse.change, changed(which)])
 
@@ -225,7 +226,9 @@ class Chosen:
             return notice("It is deleted.", "good"), gr.update(visible=False), *refresh(None)
 
         views = [self.view, self.drop]
-        tab.select(shown(refresh), self.field, [self.field, *views], queue=False, **QUICK)
+        subject = self.field.elem_id
+        tab.select(shown(refresh), self.field, [self.field, *views], js=kept(subject), queue=False, **QUICK)
+        self.field.change(None, self.field, None, js=keep_choice(subject), api_visibility="private")
         self.field.change(
             lambda id: (*self._look(session, id), gr.update(visible=False)),
             self.field, [*views, self.confirm], queue=False, **QUICK,
@@ -325,6 +328,7 @@ def _controls(
 
     begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], queue=False, **QUICK)
     follow_preset(session, fields, preset, found, model, "image")
+    keep(name, [*fields.fields.values(), seed, preset])
 
 
 def submit(

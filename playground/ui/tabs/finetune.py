@@ -22,6 +22,7 @@ from playground.ui import form
 from playground.ui.components import data_view, estimate, run_card, sweep_view
 from playground.ui.components import live as training
 from playground.ui.components.echo import changed, echo
+from playground.ui.components.keeping import draw_chosen, keep
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import shown
 from playground.ui.panels import before, chat, explainer, export, items
@@ -118,7 +119,7 @@ def _body(
                         explainer.build()
                     open_fields(area)
 
-    gr.on([tab.select, which.change], None, which, drawn, js="id => id", api_visibility="private")
+    draw_chosen(f"{name}-method", which, tab, drawn)
     live.follow(session, which, chosen, none_yet, [pulse.change, changed(which)])
 
 
@@ -208,6 +209,7 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
 
     begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], concurrency_limit=None, **QUICK)
     follow_preset(session, fields, preset, found, model)
+    keep(name, [*inputs.values(), preset])
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
@@ -259,15 +261,16 @@ def follow_preset(
     name = fields.method.id
 
     def fill(chosen):
-        return [why(name, chosen), *fields.filled(values_of(name, chosen))]
+        return fields.filled(values_of(name, chosen))
 
     def refit(**values):
         now, fits = values["preset"], fitting(session, name, values["model"], modality)
         if now == fits or not fields.holds(values, values_of(name, now)):
-            return [gr.skip()] * (2 + len(fields.fields))
+            return [gr.skip()] * (1 + len(fields.fields))
         return [fits, *fill(fits)]
 
-    outputs = [found, *fields.fields.values()]
+    outputs = list(fields.fields.values())
+    preset.change(lambda chosen: why(name, chosen), preset, found, queue=False, **QUICK)
     preset.input(fill, preset, outputs, queue=False, **QUICK)
     model.change(
         refit, inputs_kwargs={**fields.fields, "preset": preset, "model": model}, outputs=[preset, *outputs],
