@@ -6,7 +6,7 @@ than comparing two independent shares.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from playground.errors import InvalidInput
 
 RESAMPLES = 10_000
+FEWEST = 6  # items that differ, all in one direction, before an exact two-sided p value is below 0.05: 2 / 2⁶
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Interval:
 class Comparison:
     """A against B on the ``n`` items that both answered.
 
-    ``difference`` is mean score A − B (shares, −1..1), ``low``/``high`` its 95 % bootstrap interval,
-    ``p_value`` two-sided. ``detectable`` is the gap that ``n`` items can show (see
+    ``difference`` is mean score A − B (shares, −1..1), ``low``/``high`` its 95 % bootstrap interval (of shares that
+    differ by the same on every item ``newcombe``'s: resampling would show no width), ``p_value`` two-sided. ``detectable`` is the gap that ``n`` items can show (see
     ``detectable_difference``), ``verdict`` a sentence.
     """
 
@@ -92,6 +93,29 @@ def paired_interval(
     return mean_interval(_differences(a, b), seed, confidence, resamples)
 
 
+def newcombe(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Interval of mean(a − b) of paired shares from both shares' Wilson intervals (Newcombe 1998, Statistics in
+    Medicine 17, 2635–2650, method 10, without its correction of the correlation).
+
+    Args:
+        a, b: 0 or 1 for each item; ``a[i]`` and ``b[i]`` are the same item.
+
+    Raises:
+        ValueError: the lengths differ, or are 0.
+    """
+    difference = float(np.mean(_differences(a, b)))
+    one, other = (wilson(round(sum(scores)), len(scores), confidence) for scores in (a, b))
+    up = np.mean(a), one.low, one.high
+    down = np.mean(b), other.low, other.high
+    related = float(np.corrcoef(a, b)[0, 1]) if 0 < up[0] < 1 and 0 < down[0] < 1 else 0.0
+
+    def margin(x: float, y: float) -> float:
+        return sqrt(max(0.0, x * x - 2 * related * x * y + y * y))
+
+    low = difference - margin(up[0] - up[1], down[2] - down[0])
+    return Interval(low, difference + margin(up[2] - up[0], down[0] - down[1]))
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p value of McNemar's test (McNemar 1947; exact binomial form).
 
@@ -100,7 +124,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
         only_b: items that only B got right.
     """
     n = only_a + only_b
-    tail = sum(comb(n, k) for k in range(min(only_a, only_b) + 1))
+    ways = tail = 1
+    for k in range(min(only_a, only_b)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**n)
 
 
@@ -131,7 +158,8 @@ def detectable_difference(
     δ = (z₁₋α⸝₂ + z_power) · √(discordant / n): the sample-size formula of McNemar's test (Miettinen
     1968, Biometrics 24; Connor 1987, Biometrics 43) without its small δ² term. ``discordant`` is
     the share of items that exactly one of the two gets right; with 0.2, 50 items show 18 points
-    and 200 items 9.
+    and 200 items 9. Few items show less than the formula says, because the test is exact: a gap of ``FEWEST`` items at
+    least, and fewer items than that show none (1 then).
 
     Raises:
         ValueError: ``n`` is below 1.
@@ -140,7 +168,7 @@ def detectable_difference(
         raise ValueError("n must be at least 1")
     normal = NormalDist()
     z = normal.inv_cdf(0.5 + confidence / 2) + normal.inv_cdf(power)
-    return min(1.0, z * sqrt(discordant / n))
+    return min(1.0, max(z * sqrt(discordant / n), FEWEST / n))
 
 
 def compare(
@@ -170,6 +198,7 @@ def compare(
     interval = paired_interval(a, b, seed)
     if set(a) | set(b) <= {0.0, 1.0}:
         test = "McNemar, exact"
+        interval = newcombe(a, b) if interval.low == interval.high else interval
         p_value = mcnemar(sum(x > y for x, y in pairs), sum(x < y for x, y in pairs))
     else:
         test = "sign flip"
@@ -189,6 +218,8 @@ def compare(
 
 def _verdict(detected: bool, difference: float, interval: Interval, n: int, a: str, b: str) -> str:
     items = f"{n} item{'' if n == 1 else 's'}"
+    if n < FEWEST:
+        return f"no detectable difference on {items} (at least {FEWEST} are needed to show any)"
     if not detected:
         return (
             f"no detectable difference on {items} "

@@ -177,7 +177,12 @@ def _quality(task: Task, items: Sequence[Item], scores: Sequence[Score], seed: i
 
 def _interval(task: Task, scores: Sequence[Score], seed: int) -> Interval:
     if task.metric == "token_f1":
-        return mean_interval([one.score for one in scores], seed)
+        values = [one.score for one in scores]
+        if len(set(values)) > 1 or values[0] not in (
+            0,
+            1,
+        ):  # all or none right: resampling would show no width
+            return mean_interval(values, seed)
     return wilson(sum(one.correct for one in scores), len(scores))
 
 

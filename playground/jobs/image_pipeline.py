@@ -9,7 +9,7 @@ from playground.data import subjects
 from playground.data.subjects import Subject
 from playground.events import Event
 from playground.jobs import provenance, requests
-from playground.jobs.stages import adapting, carried, earlier_seconds, fetched
+from playground.jobs.stages import adapting, carried, earlier_peak, earlier_seconds, fetched
 from playground.methods.base import Method
 from playground.methods.diffusion import ImageContext
 from playground.methods.registry import method
@@ -62,7 +62,11 @@ def image_pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Even
     )  # the base model's pictures: what drift is measured from
     earlier = earlier_seconds(run)
     adapted = yield from adapting(
-        technique.adapt(params, context), str(model.device), lambda: earlier, "adapt_seconds" in run.metrics
+        technique.adapt(params, context),
+        str(model.device),
+        lambda: earlier,
+        "adapt_seconds" in run.metrics,
+        earlier_peak(run),
     )
     yield from _below(TEST, exam.final(adapted.step))
     yield Event.provenance(**others.facts())

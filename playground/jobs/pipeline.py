@@ -11,7 +11,7 @@ from playground.data.tasks import Item, Task
 from playground.events import Event
 from playground.jobs import provenance
 from playground.jobs.forecast import forecast, worries
-from playground.jobs.stages import adapting, carried, earlier_seconds, fetched
+from playground.jobs.stages import adapting, carried, earlier_peak, earlier_seconds, fetched
 from playground.methods.base import Adapted, Context, Method, Params
 from playground.methods.parametric import Parametric
 from playground.methods.registry import method
@@ -67,6 +67,7 @@ def pipeline(run: Run, settings: Settings, folder: Path) -> Generator[Event, Non
         device,
         lambda: earlier - (embedder.load_seconds or 0.0),
         "adapt_seconds" in run.metrics,
+        earlier_peak(run) if trains else None,
     )
     if embedder.load_seconds is not None:
         yield Event.metric("embedder_load_seconds", embedder.load_seconds)

@@ -198,7 +198,7 @@ class Queue:
         limit = _limit(limit, chosen)
         dumped = values.model_dump(mode="json")
         return Filing(
-            key=run_key(method_id, dumped, entry, chosen, seed, limit),
+            key=run_key(method_id, dumped, entry, chosen, seed, limit, self.settings.dtype),
             method=method_id,
             params=dumped,
             model=entry.id,
@@ -253,12 +253,24 @@ class Queue:
 
         Raises:
             RunNotFound: there is no such run.
-            QueueError: it is waiting, running or done, or the queue is full.
+            QueueError: it is waiting, running or done, its data or its model have changed, or the queue is full.
+            InvalidInput, ModelUnavailable: its task or its model is gone.
         """
+        self._refuse_changed(self.store.get(run_id))
         owner = self.identity if self._thread else None
         run = self.store.refile(run_id, owner=owner, max_queued=self.settings.max_queued)
         self._wake.set()
         return run
+
+    def _refuse_changed(self, run: Run) -> None:
+        chosen = material(method(run.method), run.task, self.settings)
+        entry = catalogue.model(run.model, self.settings)
+        key = run_key(run.method, run.params, entry, chosen, run.seed, run.limit, self.settings.dtype)
+        if key != run.key:
+            raise QueueError(
+                f"Run {run.id} cannot go on: the data of “{chosen.title}”, the model or the number type have changed "
+                "since it was filed. Start a new one."
+            )
 
     def delete(self, run_id: int) -> None:
         """Remove an ended run: its row, its events and its folder.
@@ -429,10 +441,15 @@ def run_key(
     data: Task | Subject,
     seed: int,
     limit: int | None,
+    dtype: str,
 ) -> str:
-    """A hash of all that decides a run's result."""
+    """A hash of all that decides a run's result.
+
+    Args:
+        dtype: the number type that is asked for; "auto" = the device's.
+    """
     parts = [method_id, params, entry.id, entry.repo, entry.revision, entry.sha256]
-    parts += [data.id, data.data_hash, seed, limit]
+    parts += [data.id, data.data_hash, seed, limit, *([] if dtype == "auto" else [dtype])]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,7 +12,8 @@ from playground.results.runs import Run
 from playground.settings import Settings
 
 T = TypeVar("T")
-EARLIER = "earlier_adapt_seconds"  # in a run's provenance
+EARLIER = "earlier_"  # in a run's provenance, before the name of what earlier attempts told
+CARRIED = ("adapt_seconds", "adapt_peak_bytes")
 
 
 def fetched(entry: Model, settings: Settings) -> Generator[Event, None, Path]:
@@ -47,54 +48,86 @@ def telling(work: Callable[[Callable], Any]) -> Generator[Event, None, Any]:
 
 
 def adapting(
-    steps: Generator[Event, None, T], device: str, earlier: Callable[[], float], measured: bool = False
+    steps: Generator[Event, None, T],
+    device: str,
+    earlier: Callable[[], float],
+    measured: bool = False,
+    earlier_peak: int | None = None,
 ) -> Generator[Event, None, T]:
     """Pass on what a method tells while it adapts, and measure its time and memory, and the result's sizes.
 
-    A result that an earlier attempt has finished was paid for then: what reading it back takes is not told.
+    A result that an earlier attempt has finished was paid for then: what reading it back takes is not told. The number
+    of CPU threads is put back: what was trained answers with as many as what was not.
 
     Args:
         earlier: seconds to be added: what earlier attempts took, less what is no adapting.
         measured: whether the attempt that finished the result told these figures.
+        earlier_peak: the highest memory of earlier attempts, in bytes, as far as they told it.
     """
+    import torch
+
     from playground.training.measure import PeakMemory, Stopwatch
 
+    threads = torch.get_num_threads()
     yield Event.progress("adapt", 0)
     with PeakMemory(device) as memory, Stopwatch() as watch:
-        adapted = yield from _timed(steps, lambda: watch.seconds + earlier())
+        adapted = yield from _timed(
+            steps, lambda: (watch.seconds + earlier(), _higher(memory.read(), earlier_peak))
+        )
+    if torch.get_num_threads() != threads:
+        yield Event.provenance(train_threads=torch.get_num_threads())
+        torch.set_num_threads(threads)
     if not (adapted.restored and measured):
-        yield Event.metric("adapt_seconds", (0.0 if adapted.restored else watch.seconds) + earlier())
-    if not adapted.restored:
-        yield Event.metric("adapt_peak_bytes", memory.bytes)
+        now = (
+            (0.0, earlier_peak) if adapted.restored else (watch.seconds, _higher(memory.bytes, earlier_peak))
+        )
+        yield Event.metric("adapt_seconds", now[0] + earlier())
+        yield Event.metric("adapt_peak_bytes", now[1])
         yield from _parameters(adapted)
     yield Event.metric("stored_bytes", adapted.stored_bytes)
     return adapted
 
 
-def _timed(steps: Generator[Event, None, T], seconds: Callable[[], float]) -> Generator[Event, None, T]:
-    """Pass events on; progress carries the seconds spent so far, so that a resumed run can add to them."""
+def _timed(
+    steps: Generator[Event, None, T], spent: Callable[[], tuple[float, int | None]]
+) -> Generator[Event, None, T]:
+    """Pass events on; progress carries what was spent so far, so that a resumed run can add to it."""
     while True:
         try:
             event = next(steps)
         except StopIteration as end:
             return end.value
         if event.kind == "progress":
-            event.data["adapt_seconds"] = seconds()
+            event.data.update(zip(CARRIED, spent(), strict=True))
         yield event
+
+
+def _higher(now: int | None, before: int | None) -> int | None:
+    """The peak of several attempts; None where this one's could not be measured."""
+    return now if now is None or before is None else max(now, before)
 
 
 def earlier_seconds(run: Run) -> float:
     """Seconds that earlier attempts of a resumed run spent on adapting, as far as they were told."""
+    return float(_earlier(run, "adapt_seconds") or 0.0)
+
+
+def earlier_peak(run: Run) -> int | None:
+    """Highest memory of earlier attempts of a resumed run while they adapted, in bytes; None = not told."""
+    return _earlier(run, "adapt_peak_bytes")
+
+
+def _earlier(run: Run, name: str) -> Any:
     if not run.resume:
-        return 0.0
-    told = (run.progress or {}).get("adapt_seconds")
-    return float(told or run.metrics.get("adapt_seconds") or run.provenance.get(EARLIER) or 0.0)
+        return None
+    places = (run.progress or {}, run.metrics)
+    return next((place[name] for place in places if place.get(name)), run.provenance.get(EARLIER + name))
 
 
 def carried(run: Run) -> Iterator[Event]:
-    """Keeps ``earlier_seconds`` for the case that this attempt, too, ends before it adapts."""
-    if seconds := earlier_seconds(run):
-        yield Event.provenance(**{EARLIER: seconds})
+    """Keeps what earlier attempts told for the case that this attempt, too, ends before it adapts."""
+    if found := {EARLIER + name: value for name in CARRIED if (value := _earlier(run, name))}:
+        yield Event.provenance(**found)
 
 
 def _parameters(adapted: Any) -> Iterator[Event]:

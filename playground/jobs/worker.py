@@ -40,7 +40,7 @@ class EventWriter:
         self._pending: list[Event] = []
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._error: PlaygroundError | None = None
+        self._error: Exception | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._flush_often, name="events", daemon=True)
         self._thread.start()
@@ -50,6 +50,7 @@ class EventWriter:
 
         Raises:
             StoreError: an earlier batch could not be written.
+            TypeError: it has something in it that JSON cannot hold.
         """
         if self._error:
             raise self._error
@@ -63,8 +64,7 @@ class EventWriter:
     def flush(self) -> None:
         """Write what is pending.
 
-        Raises:
-            StoreError: it cannot be written.
+        Raises: as ``add``.
         """
         with self._writing:  # keeps batches in order
             with self._lock:
@@ -83,7 +83,7 @@ class EventWriter:
         while not self._closed.wait(FLUSH_SECONDS):
             try:
                 self.flush()
-            except PlaygroundError as error:
+            except Exception as error:  # else the run would go on, and end as done without what it told
                 self._error = error
                 return
 
@@ -154,7 +154,7 @@ def keep_few_kernels() -> None:
 def _close_after(writer: EventWriter) -> None:
     try:
         writer.close()
-    except PlaygroundError as error:
+    except Exception as error:
         print(f"The last events were lost: {error}", file=sys.stderr)
 
 

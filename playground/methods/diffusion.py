@@ -3,6 +3,7 @@
 A technique adds which weights it trains (``wrap``) and how they are written and read.
 """
 
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Container, Generator, Iterable
 from dataclasses import dataclass
@@ -226,15 +227,18 @@ class Diffusion(ImageMethod):
         Raises:
             TrainingDiverged, OutOfMemory, RunFailed: see playground.training.diffusion.train.
         """
-        from playground.training import checkpoints
+        from playground.training import adapter_files, checkpoints
         from playground.training.saving import clear_leftovers
 
+        folder = context.folder / ADAPTER
         clear_leftovers(context.folder)
-        if context.resume and (context.folder / ADAPTER).exists():
+        finished = context.resume and folder.exists() and adapter_files.says(folder, _origin(context))
+        if finished:
             yield Event.log("Training was finished before; its result is used.")
             adapted = self.restore(params, context)
             adapted.restored = True
         else:
+            shutil.rmtree(folder, ignore_errors=True)  # of another run that once had this number
             adapted = yield from self._train(params, context)
         checkpoints.remove(context.folder)
         yield Event.artifact(ADAPTER, ADAPTER, adapted.stored_bytes)
@@ -282,7 +286,7 @@ class Diffusion(ImageMethod):
         kept = result.steps
         if params.keep == "recommended":
             kept = yield from self._keep(context, result)
-        about = self._about(params, context) | {"subject": subject.id, "kept_step": kept}
+        about = self._about(params, context) | _origin(context) | {"kept_step": kept}
         adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(params, model, folder), about)
         yield Event.metric("train_loss", result.train_loss)
         yield Event.metric("steps", result.steps)
@@ -326,6 +330,11 @@ class Diffusion(ImageMethod):
             "revision": context.model.revision,
             "params": params.model_dump(mode="json"),
         }
+
+
+def _origin(context: ImageContext) -> dict[str, Any]:
+    """What a result comes from beside its settings, as stands beside it."""
+    return {"subject": context.subject.id, "data": context.subject.data_hash, "seed": context.seed}
 
 
 def training_pictures(subject: Subject, size: int) -> "Tensor":

@@ -5,8 +5,10 @@ read (``write``, ``read``), how it is switched off for a comparison (``switch``)
 possible, folded into the weights (``merge``).
 """
 
+import shutil
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from playground.training.text import Plan, StepHook
 
 ADAPTER = "adapter"  # folder of a finished run's result, below the run's folder
+COUNTS = ("trainable_parameters", "total_parameters")
 SAMPLES = 3  # dev items answered before, during and after training
 
 
@@ -296,17 +299,19 @@ class Parametric(Method):
         Raises:
             TrainingDiverged, OutOfMemory, RunFailed: see playground.training.text.train.
         """
-        from playground.training import checkpoints
+        from playground.training import adapter_files, checkpoints
         from playground.training.measure import directory_bytes
         from playground.training.saving import clear_leftovers
 
         folder = context.folder / ADAPTER
         clear_leftovers(context.folder)
-        if context.resume and folder.exists():
+        finished = context.resume and folder.exists() and adapter_files.says(folder, _origin(context))
+        if finished:
             yield Event.log("Training was finished before; its result is used.")
             adapted = self.restore(params, context)
             adapted.restored = True
         else:
+            shutil.rmtree(folder, ignore_errors=True)  # of another run that once had this number
             adapted = yield from self._train(params, context)
         checkpoints.remove(context.folder)
         yield Event.artifact(ADAPTER, ADAPTER, directory_bytes(folder))
@@ -334,7 +339,8 @@ class Parametric(Method):
         network = self.frame(params, context.model.model, context.seed)
         self.read(network, folder)
         context.model.model = network.eval()
-        return _adapted(context, directory_bytes(folder))
+        counted = {name: kept[name] for name in COUNTS if name in kept}  # it may be kept in another form
+        return replace(_adapted(context, directory_bytes(folder)), **counted)
 
     def _train(self, params: TrainingParams, context: Context) -> Generator[Event, None, Adapted]:
         from playground.training import adapter_files
@@ -368,7 +374,8 @@ class Parametric(Method):
             hook=self.hook(params, network, plan.steps(len(examples))),
         )
         self.faster(network, False)
-        about = self._about(params, context) | {"task": context.task.id, "dev_loss": result.dev_loss}
+        about = self._about(params, context) | _origin(context) | {"dev_loss": result.dev_loss}
+        about |= {name: getattr(result, name) for name in COUNTS}
         adapter_files.save(context.folder / ADAPTER, lambda folder: self.write(network, folder), about)
         yield Event.metric("train_loss", result.train_loss)
         yield Event.metric("dev_loss", result.dev_loss)
@@ -384,6 +391,11 @@ class Parametric(Method):
             "revision": context.model.revision,
             "params": params.model_dump(),
         }
+
+
+def _origin(context: Context) -> dict[str, Any]:
+    """What a result comes from beside its settings, as stands beside it."""
+    return {"task": context.task.id, "data": context.task.data_hash, "seed": context.seed}
 
 
 def _adapted(context: Context, stored_bytes: int) -> Adapted:

@@ -34,6 +34,7 @@ class Setting(NamedTuple):
     limit: int | None
     data_hash: str | None = None
     model_revision: str | None = None
+    dtype: str | None = None
     judge: tuple[str, ...] = ()
 
 
@@ -83,7 +84,7 @@ _QUALITY = (
         "difference",
         "Against zero-shot",
         "difference",
-        "Quality minus that of the newest zero-shot run on the same model, task, data and limit; blank without one.",
+        "Quality minus that of the newest zero-shot run on the same model, task, data, number type and limit; blank without one.",
         modality="text",
     ),
 )
@@ -175,6 +176,7 @@ def setting(of: Run | Row) -> Setting:
         told["limit"],
         origin.get("data_hash"),
         origin.get("model_revision"),
+        origin.get("dtype"),
         tuple(name for name in judge if name),
     )
 
@@ -248,7 +250,12 @@ def _words(own: Setting, group: Sequence[Row], latest: Setting) -> str:
     parts = [next((words for words in map(cap, group) if words), "")]
     if own.judge:
         parts.append(f"judged by {own.judge[0]}")
-    names = {"data_hash": "data", "model_revision": "model revision", "judge": "judge"}
+    names = {
+        "data_hash": "data",
+        "model_revision": "model revision",
+        "dtype": "number type",
+        "judge": "judge",
+    }
     other = [word for name, word in names.items() if getattr(own, name) != getattr(latest, name)]
     if other:
         parts.append(f"other {' and '.join(other)} than the newest runs")

@@ -39,6 +39,7 @@ ORIGIN = {
     "device_name": "Device",
     "dtype": "Number type",
     "threads": "CPU threads",
+    "train_threads": "CPU threads while training",
     "python": "Python",
     "model_revision": "Model, revision or SHA-256",
     "data_hash": "Data, SHA-256",

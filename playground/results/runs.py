@@ -102,7 +102,7 @@ class RunStore:
         self.path = Path(path)
         self.read_only = read_only
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         self._kept: dict[int, Run] = {}
         with self._errors():
@@ -117,7 +117,7 @@ class RunStore:
     def close(self) -> None:
         """Close the connections of all threads."""
         with self._lock:
-            for connection in self._connections:
+            for _, connection in self._connections:
                 connection.close()
             self._connections.clear()
             self._local = threading.local()
@@ -438,10 +438,18 @@ class RunStore:
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
-            with self._lock:
-                self._connections.append(connection)
+            self._keep(connection)
             self._local.connection = connection
         return connection
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        """Note the connection of this thread, and close those of threads that have ended: a page has ever new ones."""
+        with self._lock:
+            for thread, left in self._connections:
+                if not thread.is_alive():
+                    left.close()
+            self._connections = [kept for kept in self._connections if kept[0].is_alive()]
+            self._connections.append((threading.current_thread(), connection))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -70,6 +70,16 @@ def verify(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
+def says(folder: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a folder says what is ``expected`` of it; its files are not looked at. True where it cannot be read:
+    ``verify`` tells why."""
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError):
+        return True
+    return isinstance(about, dict) and all(about.get(name) == value for name, value in expected.items())
+
+
 def description(path: Path, method: str) -> dict[str, Any]:
     """What an adapter's own configuration file says, after making sure that it is of that method.
 

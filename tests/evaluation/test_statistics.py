@@ -1,5 +1,7 @@
 """Statistics against published and independently computed values."""
 
+from math import comb
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,41 @@ def test_detectable_difference_at_50_and_200_items():
     assert round(100 * statistics.detectable_difference(50)) == 18
     assert round(100 * statistics.detectable_difference(200)) == 9
     assert statistics.detectable_difference(1) == 1.0
+
+
+@pytest.mark.parametrize("n", range(1, 25))
+def test_no_gap_below_the_detectable_one_is_found_on_few_items(n):
+    gap = statistics.detectable_difference(n)
+    found = [k for k in range(n + 1) if statistics.mcnemar(k, 0) < 0.05]
+    assert gap == 1.0 if not found else min(found) / n <= gap
+    words = statistics.compare(samples([1] * n), samples([0] * n)).verdict
+    assert words.startswith("A is better" if found else f"no detectable difference on {n} item")
+
+
+def test_shares_that_differ_alike_on_every_item_have_an_interval_with_a_width():
+    # both Wilson intervals reach 0.3903 inwards; √2 times that
+    found = statistics.compare(samples([1] * 6), samples([0] * 6))
+    assert (found.low, found.high) == (pytest.approx(1 - 0.39033 * 2**0.5, abs=1e-4), 1.0)
+    same = statistics.compare(samples([1] * 10), samples([1] * 10))
+    assert -same.low == same.high == pytest.approx(0.2775, abs=1e-4)
+
+
+@pytest.mark.parametrize("shares", [(0.72, 0.24, 0.04), (0.4, 0.1, 0.1), (0.02, 0.9, 0.02)])
+def test_newcombes_interval_holds_the_true_difference_as_often_as_it_says(shares):
+    both, only_a, only_b = shares
+    generator, held = np.random.default_rng(3), []
+    for _ in range(600):
+        drawn = generator.choice(4, 40, p=[both, only_a, only_b, 1 - sum(shares)])
+        found = statistics.newcombe(np.isin(drawn, [0, 1]), np.isin(drawn, [0, 2]))
+        held.append(found.low <= only_a - only_b <= found.high)
+    assert 0.92 < np.mean(held) <= 1.0
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (3, 9), (12, 5), (40, 61)])
+def test_mcnemar_is_the_binomial_test(one, other):
+    n = one + other
+    tail = sum(comb(n, k) for k in range(min(one, other) + 1)) / 2**n
+    assert statistics.mcnemar(one, other) == pytest.approx(min(1.0, 2 * tail))
 
 
 def test_a_difference_of_the_detectable_size_is_found_about_as_often_as_promised():

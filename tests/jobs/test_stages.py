@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from playground.events import Event
 from playground.jobs.pipeline import pipeline
-from playground.jobs.stages import adapting, carried, earlier_seconds
+from playground.jobs.stages import adapting, carried, earlier_peak, earlier_seconds
 from playground.methods.base import Adapted
 from playground.results.runs import Run
 
@@ -17,12 +18,12 @@ def metrics(events):
     return {e.data["name"]: e.data["value"] for e in events if e.kind == "metric" and e.data["step"] is None}
 
 
-def told(restored, measured, earlier=10.0):
+def told(restored, measured, earlier=10.0, peak=None):
     def steps():
         yield Event.progress("adapt", 1)
         return Adapted(None, None, 42, 5, 10, restored=restored)
 
-    return metrics(adapting(steps(), "cpu", lambda: earlier, measured))
+    return metrics(adapting(steps(), "cpu", lambda: earlier, measured, peak))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,41 @@ def test_work_that_is_done_now_is_measured():
 
 def test_a_finished_result_keeps_the_figures_of_the_attempt_that_finished_it():
     assert told(restored=True, measured=True) == {"stored_bytes": 42}
-    assert told(restored=True, measured=False) == {"adapt_seconds": 10.0, "stored_bytes": 42}
+    whole = {"adapt_seconds": 10.0, "stored_bytes": 42, "trainable_parameters": 5, "trainable_share": 0.5}
+    assert told(restored=True, measured=False) == whole | {"adapt_peak_bytes": None}
+    assert told(restored=True, measured=False, peak=7) == whole | {"adapt_peak_bytes": 7}
+
+
+def test_the_highest_memory_of_all_attempts_counts():
+    now = told(restored=False, measured=False)["adapt_peak_bytes"]
+    assert told(restored=False, measured=False, peak=1)["adapt_peak_bytes"] > 1
+    assert told(restored=False, measured=False, peak=1000 * now)["adapt_peak_bytes"] == 1000 * now
+    stopped = replace(RUN, resume=True, progress={"phase": "adapt", "adapt_peak_bytes": 9})
+    (event,) = carried(stopped)
+    assert earlier_peak(stopped) == earlier_peak(replace(stopped, progress=None, provenance=event.data)) == 9
+    assert earlier_peak(replace(stopped, resume=False)) is None
+
+
+def test_progress_carries_what_was_spent():
+    def steps():
+        yield Event.progress("adapt", 1)
+        return Adapted(None, None, 42)
+
+    events = [event for event in adapting(steps(), "cpu", lambda: 10.0) if event.kind == "progress"]
+    assert events[-1].data["adapt_seconds"] > 10 and events[-1].data["adapt_peak_bytes"] > 0
+
+
+def test_the_threads_that_a_training_chose_are_not_those_of_the_test():
+    before = torch.get_num_threads()
+
+    def steps():
+        torch.set_num_threads(before + 1)
+        yield Event.progress("adapt", 1)
+        return Adapted(None, None, 42)
+
+    events = list(adapting(steps(), "cpu", lambda: 0.0))
+    assert torch.get_num_threads() == before
+    assert [event.data for event in events if event.kind == "provenance"] == [{"train_threads": before + 1}]
 
 
 @pytest.mark.parametrize("method", ["lora", "rag"])
