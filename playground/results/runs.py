@@ -311,6 +311,11 @@ class RunStore:
 
     # Reading
 
+    def extent(self) -> tuple[int, int]:
+        """How many runs there are, and the highest id (0 = none): one changes where a run is filed or deleted."""
+        with self._reading() as connection:
+            return connection.execute("SELECT count(*), coalesce(max(id), 0) FROM runs").fetchone()
+
     def get(self, run_id: int) -> Run:
         """One run.
 

@@ -60,9 +60,8 @@ class Session:
     def pulse(self) -> str:
         """Changes when anything on the page may have to; a few cheap reads."""
         active = [f"{run.id}{run.status[0]}" for run in self.store.list(status=ACTIVE)]
-        newest = self.store.list(limit=1)
         starter = self.starter.state
-        parts = [self.store.last_event(), newest[0].id if newest else 0, *active]
+        parts = [self.store.last_event(), *self.store.extent(), *active]
         parts += [starter.phase, starter.done // 1_000_000, starter.ready, starter.error or ""]
         parts.append(self.exports.stamp())
         return "|".join(map(str, parts))

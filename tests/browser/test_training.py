@@ -41,6 +41,12 @@ def choose(visitor, tiny):
     model.press("Enter")
 
 
+def pick(page, preset):
+    """Choose a preset of LoRA."""
+    page.click("#lora-preset input")
+    page.get_by_role("option", name=preset, exact=True).locator("visible=true").first.click()
+
+
 def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor = visit()
     page = visitor.page
@@ -107,6 +113,14 @@ def test_a_training_outlives_a_reload_is_stopped_and_goes_on(visit, tiny):
     visitor.arrive()
     visitor.tab("LoRA")
     choose(visitor, tiny)
+    pick(page, "135M model, CPU")  # which the tiny model would not get by itself
+    expect(page.locator("#lora-field-epochs input")).to_have_value("6")
+    visitor.reload()
+    expect(page.locator("#lora-field-epochs input")).to_have_value("6")
+    page.wait_for_timeout(1500)  # nothing fits a preset to the model again
+    expect(page.locator("#lora-preset input")).to_have_value("135M model, CPU")
+    expect(page.locator("#lora-field-epochs input")).to_have_value("6")
+    pick(page, "The method's defaults")
     page.fill("#lora-field-epochs input", "100")
     page.fill("#lora-field-batch_size input", "1")
     page.click("#lora-start")

@@ -238,6 +238,22 @@ def test_stopped_runs_go_on_from_their_checkpoint(queue, store, ended, eventuall
         queue.resume(run.id)
 
 
+@pytest.mark.parametrize("change", ["data", "number type"])
+def test_a_run_does_not_go_on_with_other_data_or_another_number_type(settings, store, model, words, change):
+    idle = Queue(settings, store)
+    run = idle.submit("lora", {"epochs": 1}, words, model)
+    idle.cancel(run.id)
+    if change == "data":
+        file = settings.tasks / "words/train.jsonl"
+        file.write_text(file.read_text().replace('"target": "a"', '"target": "b"'))
+    else:
+        idle = Queue(replace(settings, dtype="bfloat16"), store)
+    with pytest.raises(QueueError, match="have changed since it was filed"):
+        idle.resume(run.id)
+    assert store.get(run.id).status == "cancelled"
+    assert idle.submit("lora", {"epochs": 1}, words, model).key != run.key
+
+
 def test_delete_takes_everything_but_not_while_it_runs(queue, store, settings, ended, eventually):
     run = submit(queue, **LONG)
     running(store, run.id, eventually)

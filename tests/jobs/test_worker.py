@@ -5,10 +5,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from playground.events import Event
 from playground.jobs import worker
 from playground.models.device import half_pays
+from playground.results.runs import Filing, RunStore
 
 
 @pytest.mark.parametrize(("method", "few"), [("lora", True), ("rag", True), ("dreambooth", False)])
@@ -19,6 +22,22 @@ def test_text_runs_keep_few_kernels_and_image_runs_keep_theirs(monkeypatch, meth
     assert environment == (
         {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"} if few else {}
     )
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_an_event_that_json_cannot_hold_fails_the_run_instead_of_losing_others(tmp_path, eventually, written):
+    store = RunStore(tmp_path / "store.sqlite3")
+    run = store.submit(Filing("k", "m", {}, "m", "t"))
+    store.transition(run.id, "running", expect={"queued"})
+    writer = worker.EventWriter(store, run.id)
+    writer.add(Event.metric("n", np.int64(8)))
+    if written:
+        eventually(lambda: not writer._thread.is_alive())
+        with pytest.raises(TypeError, match="int64"):
+            writer.add(Event.metric("quality", 0.9))
+    with pytest.raises(TypeError, match="int64"):
+        writer.close()
+    store.close()
 
 
 GROWTH = """

@@ -109,6 +109,26 @@ def test_resuming_a_finished_run_uses_its_adapter_and_clears_its_checkpoints(fin
     assert not left.parent.exists()
 
 
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"task": replace(tiny.task(), data_hash="of other data")}], ids=["seed", "data"]
+)
+def test_a_result_of_other_data_or_another_seed_is_not_taken_for_this_trainings(tmp_path, other):
+    params = PARAMS.model_copy(update={"epochs": 1})
+    adapt(tmp_path / "run", params)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    resumed = adapt(tmp_path / "again", params, resume=True, **other)
+    anew = adapt(tmp_path / "anew", params, **other)
+    assert not any("finished before" in event.data.get("text", "") for event in resumed.events)
+    assert torch.equal(logits(resumed.adapted.model.model), logits(anew.adapted.model.model))
+
+
+def test_a_new_run_takes_no_result_that_lies_where_it_works(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/left.txt").write_text("of a run that had this number")
+    adapt(tmp_path, PARAMS.model_copy(update={"epochs": 1}))
+    assert not (tmp_path / "adapter/left.txt").exists()
+
+
 @pytest.fixture
 def copy(finished, tmp_path):
     """A copy of the finished adapter that a test may damage."""

@@ -90,8 +90,9 @@ def test_results_on_other_items_data_models_or_by_another_judge_are_ranked_apart
         run(3, quality=0.9, provenance=origin, limit=20),
         run(4, quality=0.9, provenance=origin | {"data_hash": "changed"}),
         run(5, quality=0.9, provenance=origin | {"model_revision": "other"}),
+        run(6, quality=0.9, provenance=origin | {"dtype": "bfloat16"}),
     ]
-    assert ids(*text) == [[5], [4], [3], [2, 1]]
+    assert ids(*text) == [[6], [5], [4], [3], [2, 1]]
     assert ids(image(1), image(2, judge="DINOv2 + CLIP"), image(3, seed=1)) == [[3, 1], [2]]
 
 

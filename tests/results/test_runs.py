@@ -46,6 +46,33 @@ def test_what_is_filed_is_read_back(store):
         store.get(77)
 
 
+def test_runs_that_are_filed_or_deleted_change_the_extent(store):
+    seen = [store.extent()]
+    runs = [file(store, key) for key in "abc"]
+    seen.append(store.extent())
+    store.transition(runs[0].id, "cancelled", expect={"queued"})
+    store.delete(runs[0].id)
+    seen.append(store.extent())
+    assert seen == [(0, 0), (3, runs[-1].id), (2, runs[-1].id)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts files in /proc")
+def test_threads_that_have_ended_leave_no_files_open(store):
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    def ask():
+        thread = threading.Thread(target=store.last_event)
+        thread.start()
+        thread.join()
+
+    ask()
+    before = open_files()
+    for _ in range(30):
+        ask()
+    assert open_files() <= before + 2
+
+
 def test_events_come_back_in_order_from_any_id_on(store):
     first, second = started(store), started(store, "other")
     store.append(first.id, [Event.log("one"), Event.progress("adapt", 1, 4)])

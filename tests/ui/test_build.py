@@ -327,8 +327,11 @@ def test_both_percentiles_stand_in_one_cell():
 def test_the_pulse_changes_with_the_store_only(session):
     before = session.pulse()
     assert session.pulse() == before
-    file_run(session)
-    assert session.pulse() != before
+    runs = [file_run(session), file_run(session, "lora")]
+    filed = session.pulse()
+    assert filed != before
+    session.store.delete(runs[0].id)
+    assert session.pulse() != filed
 
 
 def test_the_map_shows_every_method():

@@ -134,6 +134,8 @@ def build(
                 open_fields(area)
 
     chosen.follow(session, kind, tab)
+    tab.select(None, model, model, js=kept(f"{name}-model"), api_visibility="private")
+    model.change(None, model, None, js=keep_choice(f"{name}-model"), api_visibility="private")
     draw_chosen(f"{name}-method", which, tab, drawn)
     tab.select(None, None, opened, js="() => 'yes'", api_visibility="private")
     live.follow(session, which, run, none_yet, samples, name, [pulse.change, changed(which)])
@@ -327,8 +329,8 @@ def _controls(
         return notice(f"Run #{run.id} is in the queue.", "good"), lane(session, Look.at(session, name))
 
     begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], queue=False, **QUICK)
-    follow_preset(session, fields, preset, found, model, "image")
-    keep(name, [*fields.fields.values(), seed, preset])
+    fitted = follow_preset(session, fields, preset, found, model, "image")
+    keep(name, [*fields.fields.values(), seed, preset, fitted])
 
 
 def submit(

@@ -208,8 +208,8 @@ def _controls(session: Session, technique: Method, live: "Live", known: gr.Textb
         yield filed(session, run), Look.at(session, name).lane(session)
 
     begin.click(start, inputs_kwargs=inputs, outputs=[problem, live.card], concurrency_limit=None, **QUICK)
-    follow_preset(session, fields, preset, found, model)
-    keep(name, [*inputs.values(), preset])
+    fitted = follow_preset(session, fields, preset, found, model)
+    keep(name, [*inputs.values(), preset, fitted])
     known.change(lambda: gr.update(choices=session.task_choices()), None, task, queue=False, **QUICK)
 
 
@@ -252,30 +252,35 @@ def follow_preset(
     found: gr.HTML,
     model: Component,
     modality: str = "text",
-) -> None:
+) -> gr.Textbox:
     """Let a form hold what its preset says, and the preset fit the model, until a visitor edits a field.
 
     Args:
         model: holds the model's id; nothing outside the form's own drawing may listen to its changes.
+
+    Returns: holds the model that the preset was last fitted to: what is filled again after a reload stays as it was.
     """
     name = fields.method.id
+    fitted = gr.Textbox("", visible="hidden")
 
     def fill(chosen):
         return fields.filled(values_of(name, chosen))
 
     def refit(**values):
         now, fits = values["preset"], fitting(session, name, values["model"], modality)
-        if now == fits or not fields.holds(values, values_of(name, now)):
-            return [gr.skip()] * (1 + len(fields.fields))
-        return [fits, *fill(fits)]
+        edited = not fields.holds(values, values_of(name, now))
+        if now == fits or edited or values["fitted"] == values["model"]:
+            return [values["model"], *[gr.skip()] * (1 + len(fields.fields))]
+        return [values["model"], fits, *fill(fits)]
 
     outputs = list(fields.fields.values())
     preset.change(lambda chosen: why(name, chosen), preset, found, queue=False, **QUICK)
     preset.input(fill, preset, outputs, queue=False, **QUICK)
     model.change(
-        refit, inputs_kwargs={**fields.fields, "preset": preset, "model": model}, outputs=[preset, *outputs],
-        queue=False, **QUICK,
+        refit, inputs_kwargs={**fields.fields, "preset": preset, "model": model, "fitted": fitted},
+        outputs=[fitted, preset, *outputs], queue=False, **QUICK,
     )  # fmt: skip
+    return fitted
 
 
 def values_of(method_id: str, preset: str) -> dict[str, Any]:
