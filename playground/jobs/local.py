@@ -6,6 +6,7 @@ as long as the worker lives, however it ends, and whichever process (page or CLI
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -44,10 +45,15 @@ def lock_device(settings: Settings) -> int | None:
 def launch(run: Run, settings: Settings, device_lock: int) -> subprocess.Popen:
     """Start the worker of a run in its own process group; it inherits ``device_lock``.
 
+    A run that does not go on from a checkpoint finds its folder empty: where the store was begun anew, one with the
+    same number has left its files there.
+
     Raises:
         OSError: the log cannot be written, or no process can be started.
     """
     folder = run_folder(settings, run.id)
+    if not run.resume:
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOG, "ab") as log:
         return subprocess.Popen(

@@ -3,7 +3,6 @@
 A technique adds which weights it trains (``wrap``) and how they are written and read.
 """
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Container, Generator, Iterable
 from dataclasses import dataclass
@@ -232,13 +231,11 @@ class Diffusion(ImageMethod):
 
         folder = context.folder / ADAPTER
         clear_leftovers(context.folder)
-        finished = context.resume and folder.exists() and adapter_files.says(folder, _origin(context))
-        if finished:
+        if context.resume and folder.exists() and adapter_files.says(folder, _origin(context)):
             yield Event.log("Training was finished before; its result is used.")
             adapted = self.restore(params, context)
             adapted.restored = True
         else:
-            shutil.rmtree(folder, ignore_errors=True)  # of another run that once had this number
             adapted = yield from self._train(params, context)
         checkpoints.remove(context.folder)
         yield Event.artifact(ADAPTER, ADAPTER, adapted.stored_bytes)

@@ -5,7 +5,6 @@ read (``write``, ``read``), how it is switched off for a comparison (``switch``)
 possible, folded into the weights (``merge``).
 """
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
 from dataclasses import replace
@@ -305,13 +304,11 @@ class Parametric(Method):
 
         folder = context.folder / ADAPTER
         clear_leftovers(context.folder)
-        finished = context.resume and folder.exists() and adapter_files.says(folder, _origin(context))
-        if finished:
+        if context.resume and folder.exists() and adapter_files.says(folder, _origin(context)):
             yield Event.log("Training was finished before; its result is used.")
             adapted = self.restore(params, context)
             adapted.restored = True
         else:
-            shutil.rmtree(folder, ignore_errors=True)  # of another run that once had this number
             adapted = yield from self._train(params, context)
         checkpoints.remove(context.folder)
         yield Event.artifact(ADAPTER, ADAPTER, directory_bytes(folder))

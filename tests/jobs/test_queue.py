@@ -254,6 +254,15 @@ def test_a_run_does_not_go_on_with_other_data_or_another_number_type(settings, s
     assert idle.submit("lora", {"epochs": 1}, words, model).key != run.key
 
 
+def test_a_new_run_finds_nothing_of_an_earlier_one_with_its_number(queue, settings, ended):
+    left = settings.runs / "1/adapter/left.txt"
+    left.parent.mkdir(parents=True)
+    left.write_text("from a store that was moved away")
+    run = submit(queue)
+    assert (run.id, ended(run.id).status) == (1, "done")
+    assert not left.exists() and (settings.runs / "1" / local.LOG).is_file()
+
+
 def test_delete_takes_everything_but_not_while_it_runs(queue, store, settings, ended, eventually):
     run = submit(queue, **LONG)
     running(store, run.id, eventually)

@@ -122,13 +122,6 @@ def test_a_result_of_other_data_or_another_seed_is_not_taken_for_this_trainings(
     assert torch.equal(logits(resumed.adapted.model.model), logits(anew.adapted.model.model))
 
 
-def test_a_new_run_takes_no_result_that_lies_where_it_works(tmp_path):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter/left.txt").write_text("of a run that had this number")
-    adapt(tmp_path, PARAMS.model_copy(update={"epochs": 1}))
-    assert not (tmp_path / "adapter/left.txt").exists()
-
-
 @pytest.fixture
 def copy(finished, tmp_path):
     """A copy of the finished adapter that a test may damage."""
