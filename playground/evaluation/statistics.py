@@ -31,8 +31,8 @@ class Comparison:
     """A against B on the ``n`` items that both answered.
 
     ``difference`` is mean score A − B (shares, −1..1), ``low``/``high`` its 95 % bootstrap interval (of shares that
-    differ by the same on every item ``newcombe``'s: resampling would show no width), ``p_value`` two-sided. ``detectable`` is the gap that ``n`` items can show (see
-    ``detectable_difference``), ``verdict`` a sentence.
+    differ by the same on every item ``newcombe``'s: resampling would show no width), ``p_value`` two-sided.
+    ``detectable`` is the gap that ``n`` items can show (see ``detectable_difference``), ``verdict`` a sentence.
     """
 
     n: int

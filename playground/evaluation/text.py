@@ -176,14 +176,10 @@ def _quality(task: Task, items: Sequence[Item], scores: Sequence[Score], seed: i
 
 
 def _interval(task: Task, scores: Sequence[Score], seed: int) -> Interval:
-    if task.metric == "token_f1":
-        values = [one.score for one in scores]
-        if len(set(values)) > 1 or values[0] not in (
-            0,
-            1,
-        ):  # all or none right: resampling would show no width
-            return mean_interval(values, seed)
-    return wilson(sum(one.correct for one in scores), len(scores))
+    values = [one.score for one in scores]
+    if task.metric == "token_f1" and set(values) not in ({0}, {1}):  # there resampling would show no width
+        return mean_interval(values, seed)
+    return wilson(round(sum(values)), len(values))
 
 
 def _probe(adapted: Adapted, items: Sequence[Item], limit: int, seed: int) -> Iterator[Event]:

@@ -84,7 +84,8 @@ _QUALITY = (
         "difference",
         "Against zero-shot",
         "difference",
-        "Quality minus that of the newest zero-shot run on the same model, task, data, number type and limit; blank without one.",
+        "Quality minus that of the newest zero-shot run on the same model, task, data, number type and limit; blank "
+        "without one.",
         modality="text",
     ),
 )

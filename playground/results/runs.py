@@ -450,11 +450,13 @@ class RunStore:
     def _keep(self, connection: sqlite3.Connection) -> None:
         """Note the connection of this thread, and close those of threads that have ended: a page has ever new ones."""
         with self._lock:
-            for thread, left in self._connections:
-                if not thread.is_alive():
-                    left.close()
-            self._connections = [kept for kept in self._connections if kept[0].is_alive()]
-            self._connections.append((threading.current_thread(), connection))
+            kept = [(threading.current_thread(), connection)]
+            for thread, other in self._connections:
+                if thread.is_alive():
+                    kept.append((thread, other))
+                else:
+                    other.close()
+            self._connections = kept
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
