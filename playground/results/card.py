@@ -214,7 +214,17 @@ def _results(run: Run, before: Run | None) -> str:
     table = _table("## Measured", ("What", "Value"), [row for row in rows if row])
     if not table:
         return "## Measured\n\nNothing was measured."
-    return f"{table}\n\nIntervals are 95 % Wilson intervals on held-out test items, answered greedily."
+    return f"{table}\n\n{_interval(run)}".rstrip()
+
+
+def _interval(run: Run) -> str:
+    """What kind the quality's interval is; empty where there is none, as of pictures."""
+    if run.metrics.get("quality_low") is None:
+        return ""
+    kind = "Wilson intervals"
+    if comparison.is_mean(run.provenance.get("metric")):
+        kind = "percentile bootstrap intervals (Wilson's where all answers or none are right)"
+    return f"Intervals are 95 % {kind} on held-out test items, answered greedily."
 
 
 def _quality(run: Run) -> str:

@@ -213,6 +213,11 @@ def baselines(runs: Iterable[Run], among: Iterable[Run]) -> dict[int, Run]:
     return befores
 
 
+def is_mean(metric: str | None) -> bool:
+    """Whether a metric's quality is a mean of scores between 0 and 1, not a share of right answers."""
+    return metric == "token_f1"
+
+
 def result(row: Row) -> float | None:
     """What a row is ranked by: the quality of texts, the fidelity of pictures; None where it was not measured."""
     return row["subject_fidelity"] if row["quality"] is None else row["quality"]

@@ -45,12 +45,19 @@ ORIGIN = {
     "data_hash": "Data, SHA-256",
     "judge": "Judge of the pictures",
 }
-READING = """## How to read it
-
-Every row of a table answered the same held-out items, greedily, from the same prompt template. “Low” and “high” bound
-the 95 % Wilson interval of the quality. Two runs are compared on the same items (paired bootstrap, McNemar's test);
-“no detectable difference” is an answer. Peak memory is the run's own. A number that was not measured is blank.
-"""
+ANSWERS = "All rows of a table with a quality answered the same held-out items, greedily, from the same prompt template."
+# How sure a quality and a difference are, by the kind of metric.
+SHARES = (
+    "Where the quality is a share of right answers, “low” and “high” bound its 95 % Wilson interval, and two runs are "
+    "compared on the same items by a paired bootstrap and McNemar's test."
+)
+MEANS = (
+    "Where the quality is the mean token F1, “low” and “high” bound its 95 % percentile bootstrap interval (Wilson's "
+    "where all answers or none are right), and two runs are compared on the same items by a paired bootstrap and a "
+    "sign-flip test (McNemar's where every answer is wholly right or wholly wrong)."
+)
+VERDICT = "“No detectable difference” is an answer."
+ALWAYS = "Peak memory is the run's own. A number that was not measured is blank."
 
 
 def report(rows: Iterable[Row], verdicts: Mapping[int, str] | None = None) -> str:
@@ -59,11 +66,20 @@ def report(rows: Iterable[Row], verdicts: Mapping[int, str] | None = None) -> st
     Args:
         verdicts: by run, how it compares with the base model on the same items, in a sentence.
     """
-    groups = comparison.groups(row for row in rows if row["status"] == "done")
-    if not groups:
+    done = [row for row in rows if row["status"] == "done"]
+    if not done:
         return "# Comparison\n\nNo run is done yet.\n"
+    groups = comparison.groups(done)
     parts = [_setting(words, own, verdicts or {}) for words, own in reversed(groups)]
-    return "\n".join(["# Comparison\n", *parts, READING])
+    return "\n".join(["# Comparison\n", *parts, _reading(done)])
+
+
+def _reading(rows: Sequence[Row]) -> str:
+    """How to read what stands in the report: pictures have no answers, no intervals and no verdicts."""
+    means = {comparison.is_mean(row["metric"]) for row in rows if row["quality"] is not None}
+    kinds = [words for kind, words in ((False, SHARES), (True, MEANS)) if kind in means]
+    sentences = [ANSWERS, *kinds, VERDICT, ALWAYS] if kinds else [ALWAYS]
+    return f"## How to read it\n\n{' '.join(sentences)}\n"
 
 
 def _setting(words: str, rows: Sequence[Row], verdicts: Mapping[int, str]) -> str:

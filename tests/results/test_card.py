@@ -81,6 +81,15 @@ def test_measured_figures_stand_in_it_and_others_do_not():
     assert f"| SHA-256 of adapter\\_model.safetensors | {'ab' * 32} |" in text
 
 
+def test_the_interval_is_told_by_the_metric():
+    text = card.card(RUN, SUBJECT, "adapter")
+    assert "Intervals are 95 % Wilson intervals" in text
+    mean = replace(RUN, provenance=RUN.provenance | {"metric": "token_f1"})
+    assert "Intervals are 95 % percentile bootstrap intervals" in card.card(mean, SUBJECT, "adapter")
+    drawn = replace(RUN, metrics={"subject_fidelity": 0.7}, provenance={})
+    assert "Intervals" not in card.card(drawn, SUBJECT, "adapter")
+
+
 def test_without_a_before_none_is_invented():
     text = card.card(RUN, SUBJECT, "adapter")
     assert "before" not in text

@@ -1,5 +1,7 @@
 """The report: one section a task and model, what was measured, how it was made; nothing that was not."""
 
+import pytest
+
 from playground.results import comparison
 from playground.results.report import report
 from playground.results.runs import Run
@@ -48,6 +50,30 @@ def test_verdicts_settings_and_origin_are_told():
     assert "- **LoRA (run 2)**: rank 8, seed 0, 40 test items" in text
     assert "- **Processor**: Ten cores" in text
     assert "torch 2.13.0" in text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said", "unsaid"),
+    [
+        (["accuracy"], ["Wilson interval", "McNemar"], ["bootstrap interval", "sign-flip"]),
+        (["token_f1"], ["percentile bootstrap interval", "sign-flip test"], ["Wilson interval"]),
+        (["exact_match", "token_f1"], ["Wilson interval", "percentile bootstrap interval"], []),
+    ],
+)
+def test_intervals_and_tests_are_told_by_the_metric(metrics, said, unsaid):
+    runs = [run(id, provenance={"metric": name}) for id, name in enumerate(metrics, 1)]
+    text = written(*runs)
+    assert all(words in text for words in said)
+    assert not any(words in text for words in unsaid)
+
+
+def test_of_pictures_no_interval_is_told():
+    drawn = run(1, "dreambooth", quality=None, task="mug")
+    drawn.metrics.clear()
+    drawn.metrics["subject_fidelity"] = 0.7
+    text = written(drawn)
+    assert "Peak memory is the run's own" in text
+    assert "Wilson" not in text and "McNemar" not in text and "greedily" not in text
 
 
 def test_what_was_not_measured_has_no_column_and_unfinished_runs_no_row():
