@@ -321,22 +321,26 @@ def text(value: Any, unit: str) -> str:
 
 def _per_cent(share: float) -> str:
     points = share * 100
-    return f"{points:.1f} %" if points == 0 or abs(points) >= 1 else f"{points:.2g} %"
+    return f"{points:.1f} %" if points == 0 or abs(points) >= 0.995 else f"{points:.2g} %"
 
 
 def _bytes(count: float) -> str:
     for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(count) >= size:
-            return f"{count / size:.3g} {name}" if abs(count) < 1000 * size else f"{count / size:,.0f} {name}"
-    return f"{count:.0f} B"
+            # from 999.5 on three digits would be 1e+03
+            return (
+                f"{count / size:.3g} {name}" if abs(count) < 999.5 * size else f"{count / size:,.0f} {name}"
+            )
+    return f"{count:,.0f} B"
 
 
 def _seconds(value: float) -> str:
-    if abs(value) >= 120:
+    """Each form begins where the one below it would round up to it: 0.9996 is 1.0 s, not 1000 ms."""
+    if abs(value) >= 119.5:
         minutes, seconds = divmod(round(value), 60)
         return f"{minutes} min {seconds} s"
-    if abs(value) >= 1:
-        return f"{value:.0f} s" if abs(value) >= 10 else f"{value:.1f} s"
+    if abs(value) >= 0.9995:
+        return f"{value:.0f} s" if abs(value) >= 9.95 else f"{value:.1f} s"
     return f"{value * 1000:.0f} ms" if abs(value) >= 0.001 else "< 1 ms"
 
 
