@@ -3,11 +3,12 @@
 import itertools
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data import tasks
-from playground.errors import InvalidInput, QueueError
+from playground.errors import InvalidInput, QueueError, RunNotFound
 from playground.jobs.queue import Queue
 from playground.methods.base import FieldSpec
 from playground.methods.registry import method
@@ -131,11 +132,14 @@ def stop(queue: Queue, group: str) -> int:
         QueueError: none waits or runs.
     """
     active = sorted(queue.store.list(group=group, status=ACTIVE), key=lambda run: run.status == "running")
-    if not active:
-        raise QueueError("No run of this sweep is waiting or running; there is nothing to stop.")
+    stopped = 0
     for run in active:
-        queue.cancel(run.id)
-    return len(active)
+        with suppress(QueueError, RunNotFound):  # it ended by itself, or was deleted, since the list was made
+            queue.cancel(run.id)
+            stopped += 1
+    if not stopped:
+        raise QueueError("No run of this sweep is waiting or running; there is nothing to stop.")
+    return stopped
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,18 @@ def test_stopping_takes_all_the_rest(idle):
         sweep.stop(idle, runs[0].group)
 
 
+def test_a_run_that_ends_by_itself_meanwhile_keeps_the_others_from_nothing(idle, monkeypatch):
+    runs = filed(idle, {"rank": "4,8,16"})
+    listed = idle.store.list(group=runs[0].group)
+    monkeypatch.setattr(idle.store, "list", lambda **_: listed)
+    idle.store.transition(runs[1].id, "running", expect={"queued"})
+    idle.store.finish(runs[1].id, "failed", "It did not work.")
+    assert sweep.stop(idle, runs[0].group) == 2
+    assert [idle.store.get(run.id).status for run in runs] == ["cancelled", "failed", "cancelled"]
+    with pytest.raises(QueueError, match="No run of this sweep"):
+        sweep.stop(idle, runs[0].group)
+
+
 def test_the_newest_sweep_of_a_method_counts(idle):
     filed(idle, {"rank": "4,8"})
     second = filed(idle, {"rank": "2,3"})
