@@ -34,7 +34,7 @@ class Race(Command):
         parser.add_argument(
             "--methods",
             help=f"ids with commas between; default: {','.join(registry.RACE)}, on a subject or style every way to "
-            "learn it, with and without prior preservation, with the presets for the model's size",
+            "learn it, with and without prior preservation, with the presets for the model's size that were tried",
             default=None,
         )
         add_setting(parser)

@@ -39,8 +39,8 @@ def racers(kind: str) -> list[Racer]:
 
 
 def params_of(racer: Racer, model: catalogue.Model, settings: Settings) -> dict[str, Any]:
-    """A racer's parameters: those of the preset for this size of model, and what makes it this row."""
-    fitting = presets.fitting(racer.method, model.parameters, settings.device_kind)
+    """A racer's parameters: the preset for this size of model where one was tried, and what makes it this row."""
+    fitting = presets.fitting(racer.method, model.parameters, settings.device_kind, only_tried=True)
     return {**(fitting.values if fitting else {}), **racer.params}
 
 

@@ -372,7 +372,7 @@ def _race(
     words = " · ".join(run_card.variant(session.title(one.method), one.params) for one in entries)
     gr.HTML(
         f'<h4 class="pg-small-head">Or all of them, compared</h4><p class="pg-muted">{safe(words)}, each with the '
-        "preset for the model’s size where there is one, and the same seed.</p>"
+        "preset for the model’s size where one was tried, and the same seed.</p>"
     )
     with gr.Row(elem_classes="pg-buttons"):
         begin = gr.Button(f"Race on this {kind}", size="md", elem_id=f"{name}-race")
