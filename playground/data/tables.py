@@ -6,6 +6,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -122,7 +123,7 @@ def _delimiter(text: str, path: Path) -> str:
     lines = list(islice(io.StringIO(text, newline=""), 200))
     best, score = ",", (0.0, 1)
     for delimiter in DELIMITERS:
-        rows = list(islice(csv.reader(lines, delimiter=delimiter), 50))
+        rows = _first_rows(lines, delimiter)
         header = next((row for row in rows if row), [])
         width = len(header)
         share = sum(len(row) == width for row in rows if row) / max(1, len(rows))
@@ -131,6 +132,15 @@ def _delimiter(text: str, path: Path) -> str:
         if width > 1 and (share, width) > score:
             best, score = delimiter, (share, width)
     return best
+
+
+def _first_rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    """The first rows, up to one with too long a cell: under the right separator there may be none."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):
+        for row in islice(csv.reader(lines, delimiter=delimiter), 50):
+            rows.append(row)
+    return rows
 
 
 def _csv_rows(text: str, delimiter: str) -> tuple[tuple[str, ...], Iterator[Row]]:
@@ -168,11 +178,18 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise TaskError(
-                f'this row cannot be read ({error}). Usually a quote (") opens here and never closes.', line
-            ) from None
+            raise TaskError(_unreadable(error), line) from None
         if any(cell.strip() for cell in cells):
             yield line, cells
+
+
+def _unreadable(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        most = csv.field_size_limit()
+        return (
+            f'a cell has more than {most:,} characters. Shorten it, or close the quote (") that opens here.'
+        )
+    return f'this row cannot be read ({error}). Usually a quote (") opens here and never closes.'
 
 
 def _json_rows(text: str) -> Iterator[Row]:

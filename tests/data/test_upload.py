@@ -223,6 +223,8 @@ def test_templates_make_tasks(tmp_path, settings, kind, format):
         ("a.csv", "input,label\na,b\nc\n", "Line 3, column “label”: this cell is missing"),
         ("a.csv", "input,label\na,b\nc,d,e\n", "Line 3: 3 cells, but the header has 2"),
         ("a.csv", 'input,label\na,b\n"c,d\ne,f\n', "Line 3: this row cannot be read"),
+        ("a.csv", "input,label\na,b\n" + "c" * 140_000 + ",d\n", "Line 3: a cell has more than 131,072 char"),
+        ("a.tsv", 'input\tlabel\n"a\tb\n' + "c\td\n" * 40_000, "Line 2: a cell has more than 131,072 char"),
         ("a.csv", b"input,label\na,b\ncaf\xe9,d\n", "Line 3: the byte 0xE9 is not UTF-8"),
         ("a.csv", b"\xff\xfeinput,label\n".replace(b"l", b"\x00\xdc"), "not UTF-16"),
         ("a.csv", b"GIF\x00\x01\x02\xff", "is not text"),
@@ -237,6 +239,11 @@ def test_templates_make_tasks(tmp_path, settings, kind, format):
 def test_a_file_that_cannot_be_used_is_explained(tmp_path, settings, name, content, message):
     with pytest.raises(TaskError, match=message):
         preview(put(tmp_path / name, content), settings)
+
+
+def test_a_long_row_of_short_cells_is_read(tmp_path, settings):
+    found = preview(write(tmp_path / "a.tsv", [("x" * 100_000, "y" * 100_000)], delimiter="\t"), settings)
+    assert [len(cell) for cell in found.rows[0]] == [100_000, 100_000]
 
 
 @pytest.mark.parametrize(
