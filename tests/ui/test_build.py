@@ -341,13 +341,14 @@ def test_the_map_shows_every_method():
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("All", None), ("", None), (None, None), ("20", 20), (" 7 ", 7)]
+    ("typed", "meant"),
+    [("All", None), ("", None), (None, None), ("20", 20), (" 7 ", 7), ("9" * 30, int("9" * 30))],
 )
 def test_test_items_are_read(typed, meant):
     assert start.limit_of(typed) == meant
 
 
-@pytest.mark.parametrize("typed", ["0", "-3", "many", "2.5"])
+@pytest.mark.parametrize("typed", ["0", "-3", "many", "2.5", "9" * 4_400])
 def test_wrong_test_items_are_refused(typed):
     from playground.errors import InvalidInput
 

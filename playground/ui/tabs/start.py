@@ -14,6 +14,7 @@ from playground.ui.session import OWN_TABS, Session
 from playground.ui.tabs import own_task
 
 ALL_ITEMS = "All"
+MOST_DIGITS = 100  # of the test items' number; Python refuses to read one of thousands
 WHAT_TO_DO = (
     "Check this machine's network, its package index (pip's settings) and its disk, then try again. Runs try it "
     "again by themselves; the other tabs can be used meanwhile."
@@ -194,9 +195,10 @@ def limit_of(items: str | None) -> int | None:
     words = str(items or ALL_ITEMS).strip()
     if words.lower() == ALL_ITEMS.lower():
         return None
-    if not words.isdecimal() or int(words) < 1:
+    if not words.isdecimal() or len(words) > MOST_DIGITS or int(words) < 1:
+        said = words if len(words) <= MOST_DIGITS else f"{words[:MOST_DIGITS]}…"
         raise InvalidInput(
-            f"Test items must be a whole number of at least 1, or “All”, not “{words}”.", "limit"
+            f"Test items must be a whole number of at least 1, or “All”, not “{said}”.", "limit"
         )
     return int(words)
 
