@@ -10,6 +10,7 @@ from playground.errors import InvalidInput
 from playground.methods import presets, registry
 from playground.settings import Settings
 
+LARGEST = 2**63 - 1  # of SQLite's whole numbers
 DEFAULT_MODELS = {"text": "smollm2-135m", "image": "starter-stickers"}
 
 
@@ -71,10 +72,12 @@ def add_run_id(parser: argparse.ArgumentParser, help: str | None = None) -> None
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, as argparse's ``type``."""
+    """A whole number from 1 that the store can hold, as argparse's ``type``."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("it must be at least 1")
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"it must be at most {LARGEST:,}")
     return value
 
 
