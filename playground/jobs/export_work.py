@@ -119,11 +119,12 @@ def build(order: Order, settings: Settings, store: RunStore, target: Path) -> St
     It appears whole or not at all. Returns its path.
 
     Raises:
-        as ``check``; AdapterError: it is damaged, or cannot be had in this form; RunFailed: the disk is
+        as ``check``; InvalidInput: nothing can be put there; AdapterError: it is damaged, or cannot be had in this form; RunFailed: the disk is
         full; OutOfMemory: the model does not fit.
     """
     run, technique = check(order, settings, store)
     target = Path(target)
+    _refuse_impossible_place(target, is_file=order.form == "gguf" or target.suffix == ".zip")
     if order.form == "gguf":
         return (yield from _gguf(run, technique, order, settings, store, target))
     if target.suffix != ".zip":
@@ -210,6 +211,15 @@ def _folder(
         subject = subject_of(run, technique, order, settings, target.name, partial)
         (partial / CARD).write_text(_card(run, subject, order, store), encoding="utf-8")
     return target
+
+
+def _refuse_impossible_place(target: Path, is_file: bool) -> None:
+    """Say before minutes of work that a plain file stands where a folder is needed, or the other way round."""
+    above = next((path for path in target.absolute().parents if path.exists()), target)
+    if not above.is_dir():
+        raise InvalidInput(f"{above} is a file, so nothing can be put into it. Name another place.", "out")
+    if is_file and target.is_dir():
+        raise InvalidInput(f"{target} is a folder. Name a file that is not there yet.", "out")
 
 
 def _refuse_strangers_folder(target: Path) -> None:

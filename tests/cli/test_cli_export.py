@@ -74,6 +74,14 @@ def test_wrong_input_is_one_line(playground, arguments, match):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_below_a_plain_file_nothing_is_written(playground, home, tmp_path):
+    (tmp_path / "file").write_text("my own")
+    code, out, err = playground(
+        "export", home.trained.id, "--format", "adapter", "--out", tmp_path / "file/x"
+    )
+    assert (code, out) == (2, "") and "is a file" in err
+
+
 def test_a_push_takes_the_environments_token(playground, home, monkeypatch):
     server = fake_hub.FakeHub()
     monkeypatch.setenv("HF_ENDPOINT", server.url)

@@ -282,6 +282,26 @@ def test_a_folder_that_holds_something_else_is_left_alone(home, run, tmp_path):
     assert made(home, run, "adapter", again) == again  # its own is replaced
 
 
+@pytest.mark.parametrize(
+    ("form", "place", "words"),
+    [
+        ("adapter", "file/x", "file is a file"),
+        ("adapter", "file/x/y.zip", "file is a file"),
+        ("gguf", "file/x.gguf", "file is a file"),
+        ("adapter", "folder.zip", "folder.zip is a folder"),
+        ("gguf", "folder.zip", "folder.zip is a folder"),
+        ("gguf", "/", "/ is a folder"),
+    ],
+)
+def test_a_place_where_nothing_can_be_put_is_refused_before_any_work(home, run, tmp_path, form, place, words):
+    (tmp_path / "file").write_text("my own")
+    (tmp_path / "folder.zip").mkdir()
+    steps = export_work.build(Order(run.id, form), home.settings, home.store, tmp_path / place)
+    with pytest.raises(InvalidInput, match=words):
+        next(steps)
+    assert (tmp_path / "file").read_text() == "my own"
+
+
 def test_a_full_disk_leaves_nothing(home, run, tmp_path, monkeypatch):
     from playground.training import export
 
