@@ -17,7 +17,8 @@ from playground.cli.command import (
     preset_values,
 )
 from playground.cli.following import add_following, work
-from playground.data import subjects
+from playground.data import subjects, tasks
+from playground.errors import InvalidInput
 from playground.jobs import races, sweep, verdicts
 from playground.methods import presets, registry
 from playground.methods.base import FieldSpec, Method
@@ -197,6 +198,8 @@ class Table(Command):
     def run(self, options: argparse.Namespace, settings: Settings) -> int:
         with closing(RunStore(settings.database)) as store:
             runs = comparison.newest(store.list(task=options.task))
+            if options.task is not None and not runs:  # of a task that was deleted there may be some
+                _refuse_unknown(options.task, settings)
             rows = comparison.rows(runs, descriptions())
             if options.limit_runs:
                 rows = rows[-options.limit_runs :]
@@ -207,6 +210,15 @@ class Table(Command):
                 text = comparison.WRITERS[options.format](rows)
         print(text.rstrip("\n"))
         return 0
+
+
+def _refuse_unknown(task_id: str, settings: Settings) -> None:
+    known = [*tasks.tasks(settings), *subjects.subjects(settings)]
+    if task_id not in known:
+        raise InvalidInput(
+            f"There is no task or subject “{task_id}”, and no run on one. There are {', '.join(known)}.",
+            field="task",
+        )
 
 
 class Items(Command):

@@ -14,7 +14,7 @@ from fresh import loaded
 from playground import cli
 from playground.jobs import doctor, local, processes
 from playground.jobs.queue import Queue
-from playground.results.runs import RunStore
+from playground.results.runs import Filing, RunStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,11 +227,24 @@ def test_the_table_in_its_forms_and_the_report(playground):
     code, out, _ = playground("table", "--format", "csv", "--limit-runs", 1)
     (row,) = csv.DictReader(io.StringIO(out))
     assert (row["method"], row["quality"], row["limit"]) == ("patient", "0.5", "5")
-    code, out, _ = playground("table", "--format", "json", "--task", "other")
+    code, out, _ = playground("table", "--format", "json", "--task", "support-desk")
     assert json.loads(out) == []
     code, out, _ = playground("table", "--format", "report")
     assert out.startswith("# Comparison")
     assert "- **Patient &lt;i&gt;method&lt;/i&gt; (run 2)**: " in out
+
+
+def test_a_table_of_a_task_without_runs_is_empty_and_of_no_task_refused(playground, store):
+    for known in ("support-desk", "mascot"):
+        code, out, _ = playground("table", "--task", known)
+        assert code == 0 and out.count("\n") == 2
+    store.submit(Filing("k", "patient", {}, "fake", "deleted-since"))
+    code, out, _ = playground("table", "--task", "deleted-since")
+    assert code == 0 and "deleted-since" in out
+    for form in ("md", "report"):
+        code, out, err = playground("table", "--task", "nope", "--format", form)
+        assert (code, out) == (2, "")
+        assert "no task or subject “nope”" in err and "support-desk" in err and "mascot" in err
 
 
 def test_the_same_run_twice_at_once_is_refused(playground, settings, store, world):
