@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 
 from playground.cli.command import Command, Parser, add_run_id
 from playground.cli.progress import told
+from playground.errors import InvalidInput, QueueError
 from playground.jobs import export_work, hub
 from playground.jobs.export_work import FORMS, PRECISIONS, Order
 from playground.jobs.local import run_folder
+from playground.methods import registry
 from playground.methods.parametric import ADAPTER
-from playground.results.runs import RunStore
+from playground.results.runs import Run, RunStore
 from playground.settings import Settings
 
 
@@ -79,6 +81,14 @@ def _add_precision(parser: Parser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of GGUF")
 
 
+def _refuse_untrained(run: Run) -> None:
+    technique = registry.method(run.method)
+    if technique.family != "parametric":
+        raise InvalidInput(f"{technique.title} trains nothing, so there is no update with a spectrum.")
+    if run.status != "done":
+        raise QueueError(f"Run {run.id} is {run.status}; only a finished run has a spectrum.")
+
+
 class Spectrum(Command):
     name = "spectrum"
     help = "singular values of a trained LoRA update, layer by layer"
@@ -92,6 +102,7 @@ class Spectrum(Command):
 
         with closing(RunStore(settings.database)) as store:
             run = store.get(options.run)
+        _refuse_untrained(run)
         for layer in spectra(run_folder(settings, run.id) / ADAPTER):
             row = {
                 "layer": layer.name,

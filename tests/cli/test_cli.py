@@ -122,9 +122,20 @@ def test_presets_are_listed_and_used(playground, monkeypatch, store):
 
 def test_a_run_without_lora_has_no_spectrum(playground, store):
     playground("run", "patient", *COMMON)
-    code, out, err = playground("spectrum", 1)
+    code, out, err = playground("spectrum", 2)
     assert (code, out) == (1, "")
     assert "no adapter" in err
+
+
+def test_what_trains_nothing_or_is_not_done_has_no_spectrum(playground, store):
+    playground("run", "patient", *COMMON)
+    code, out, err = playground("spectrum", 1)
+    assert (code, out) == (2, "")
+    assert "Zero-shot trains nothing" in err
+    waiting = store.submit(Filing("k", "patient", {}, "fake", "tiny"))
+    code, _, err = playground("spectrum", waiting.id)
+    assert code == 2
+    assert "is queued; only a finished run" in err
 
 
 def test_options_of_run_come_from_the_parameters(playground):
