@@ -154,10 +154,10 @@ class Sweep(Command):
             for name, text in texts.items()
             if name in specs and sweep.separator(specs[name]) in text
         }
-        grid = sweep.axes(options.method, given)
-        params = preset_values(options.method, options.preset)
         alone = {name: text for name, text in texts.items() if name not in given}
-        params |= {name: sweep.axes(options.method, {name: text})[name][0] for name, text in alone.items()}
+        same = {name: sweep.axes(options.method, {name: text})[name][0] for name, text in alone.items()}
+        grid = sweep.axes(options.method, given)
+        params = preset_values(options.method, options.preset) | same
         return work(
             options,
             settings,

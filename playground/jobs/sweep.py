@@ -10,7 +10,7 @@ from typing import Any
 from playground.data import tasks
 from playground.errors import InvalidInput, QueueError, RunNotFound
 from playground.jobs.queue import Queue
-from playground.methods.base import FieldSpec
+from playground.methods.base import FieldSpec, Method
 from playground.methods.registry import method
 from playground.results.comparison import REFERENCE
 from playground.results.runs import ACTIVE, Filing, Run, RunStore
@@ -30,10 +30,10 @@ def axes(method_id: str, texts: Mapping[str, str | Sequence[Any]]) -> dict[str, 
     Those of a text, which may hold commas itself (names of layers), are separated by semicolons.
 
     Raises:
-        InvalidInput: no or too many parameters, one that the method does not have, or a value that
-            cannot be read or stands there twice.
+        InvalidInput: the method cannot be swept, no or too many parameters, one that the method does not
+            have, or a value that cannot be read or stands there twice.
     """
-    specs = {spec.name: spec for spec in method(method_id).Params.fields()}
+    specs = {spec.name: spec for spec in _sweepable(method_id).Params.fields()}
     if not 1 <= len(texts) <= MOST_AXES:
         raise InvalidInput(f"A sweep goes over one or two parameters, not {len(texts)}.", field="sweep")
     found = {}
@@ -52,6 +52,21 @@ def axes(method_id: str, texts: Mapping[str, str | Sequence[Any]]) -> dict[str, 
             raise InvalidInput(f"A value of {specs[name].label} stands there twice.", field="sweep")
         found[name] = values
     return found
+
+
+def _sweepable(method_id: str) -> Method:
+    """The method, if it has a dev loss to choose by."""
+    technique = method(method_id)
+    if technique.family != "parametric":
+        raise InvalidInput(
+            f"{technique.title} does not train, so it has no dev loss to choose by.", field="method"
+        )
+    if technique.modality != "text":
+        raise InvalidInput(
+            f"A sweep chooses by dev loss, which {technique.title} does not have. Start single runs and compare them.",
+            field="method",
+        )
+    return technique
 
 
 def separator(spec: FieldSpec) -> str:
@@ -96,16 +111,7 @@ def prepare(
             not train, or the task has no dev split to choose by.
         ModelUnavailable: the model cannot be had.
     """
-    technique = method(method_id)
-    if technique.family != "parametric":
-        raise InvalidInput(
-            f"{technique.title} does not train, so it has no dev loss to choose by.", field="method"
-        )
-    if technique.modality != "text":
-        raise InvalidInput(
-            f"A sweep chooses by dev loss, which {technique.title} does not have. Start single runs and compare them.",
-            field="method",
-        )
+    _sweepable(method_id)
     if not tasks.task(task_id, queue.settings).dev:
         raise InvalidInput(
             "The task has no dev split, and the best of a sweep is chosen by dev loss. The test items must not "

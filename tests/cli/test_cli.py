@@ -189,6 +189,8 @@ def test_a_single_run_brings_its_own_before_once(playground):
         (("sweep", "--method", "patient", *COMMON, "--set", "steps=1"), "one or two parameters"),
         (("sweep", "--method", "patient", *COMMON, "--set", "steps=1,0"), "Steps cannot be 0"),
         (("sweep", "--method", "zero_shot", *COMMON, "--set", "steps=1,2"), "does not train"),
+        (("sweep", "--method", "zero_shot", *COMMON, "--set", "rank=1,2"), "does not train"),
+        (("sweep", "--method", "patient", *COMMON, "--set", "rank=1,2"), "no parameter “rank”"),
         (
             ("sweep", "--method", "patient", *COMMON, "--set", f"steps={','.join(map(str, range(1, 30)))}"),
             "29",

@@ -42,6 +42,12 @@ def test_values_are_read_as_their_parameter_wants_them():
     }
 
 
+def test_a_method_without_dev_loss_has_no_axes():
+    for id, words in (("zero_shot", "does not train"), ("dreambooth", "does not have")):
+        with pytest.raises(InvalidInput, match=words):
+            sweep.axes(id, {})
+
+
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
