@@ -45,7 +45,7 @@ class Settings:
         """Read the settings.
 
         Raises:
-            InvalidInput: a variable does not have the type of its field.
+            InvalidInput: a variable does not have the type of its field, or is a number below 0.
         """
         values = {}
         for name, default in cls().__dict__.items():
@@ -126,8 +126,11 @@ def _convert(name: str, text: str, kind: type):
             }[text.lower()]
         if issubclass(kind, Path):
             return Path(text).expanduser().resolve()
-        return kind(text)
+        value = kind(text)
     except (KeyError, ValueError):
         raise InvalidInput(
             f"PLAYGROUND_{name.upper()}={text!r} is not a {kind.__name__}.", field=name
         ) from None
+    if kind is int and value < 0:
+        raise InvalidInput(f"PLAYGROUND_{name.upper()}={text!r} is below 0.", field=name)
+    return value

@@ -6,6 +6,7 @@ import pytest
 from fresh import loaded
 
 from playground import settings as module
+from playground.errors import InvalidInput
 from playground.settings import Settings
 
 
@@ -59,6 +60,24 @@ def test_a_mac_has_one_of_its_own(machine, monkeypatch, processor, kind):
 def test_a_device_that_is_named_is_that_one(machine, device, kind):
     machine(False, None)
     assert Settings(device=device).device_kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("threads", "-3", "PLAYGROUND_THREADS='-3' is below 0"),
+        ("max_rows", "-1", "is below 0"),
+        ("port", "many", "PLAYGROUND_PORT='many' is not a int"),
+    ],
+)
+def test_a_wrong_number_is_refused(name, text, words):
+    with pytest.raises(InvalidInput, match=words) as caught:
+        Settings.from_environment({f"PLAYGROUND_{name.upper()}": text})
+    assert caught.value.field == name
+
+
+def test_no_threads_stand_for_as_many_as_are_fastest():
+    assert Settings.from_environment({"PLAYGROUND_THREADS": "0"}).threads == 0
 
 
 def test_torch_is_not_loaded_for_it():
