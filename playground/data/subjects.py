@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from playground.data import tasks
 from playground.data.upload import slug
 from playground.errors import InvalidInput, StoreError
 from playground.settings import ASSETS, Settings
@@ -357,12 +358,11 @@ def _keep(
     """Write the subject beside its place, read it back, and only then move it there."""
     if (bundled / made.id).exists():
         raise InvalidInput(f"“{made.id}” is a bundled subject. Choose another title.", field="title")
+    _refuse_tasks_name(made.id, settings)
     root = folder_of(settings)
     folder = root / made.id
     if folder.exists() and not replace_own:
-        raise InvalidInput(
-            f"You already have a subject “{made.id}”. Choose another title, or replace it.", field="title"
-        )
+        raise InvalidInput(f"You already have a subject “{made.id}”. Choose another title.", field="title")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".", ignore_cleanup_errors=True) as beside:
@@ -374,6 +374,14 @@ def _keep(
             new.rename(folder)
     except OSError as error:
         raise StoreError(f"The subject could not be saved in {root}: {error.strerror}.") from None
+
+
+def _refuse_tasks_name(id: str, settings: Settings) -> None:
+    """A name stands for one thing: the command line tells pictures from texts by it."""
+    if (tasks.BUNDLED / id).exists():
+        raise InvalidInput(f"“{id}” is a bundled task. Choose another title.", field="title")
+    if (settings.tasks / id).exists():
+        raise InvalidInput(f"You already have a task “{id}”. Choose another title.", field="title")
 
 
 def _write(subject: Subject, photos: dict[str, Sequence[Photo]], folder: Path) -> None:

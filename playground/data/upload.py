@@ -253,14 +253,15 @@ def save(task: Task, settings: Settings, replace_own: bool = False, bundled: Pat
     """Keep a task in the settings' tasks folder, whole or not at all; returns its folder.
 
     Raises:
-        TaskError: the name is a bundled task's, or taken and ``replace_own`` is False.
+        TaskError: the name is a bundled task's or any subject's, or taken and ``replace_own`` is False.
         StoreError: the disk is full or not writable.
     """
     if (bundled / task.id).exists():
         raise TaskError(f"“{task.id}” is a bundled task. Choose another title.")
+    _refuse_subjects_name(task.id, settings)
     folder = settings.tasks / task.id
     if folder.exists() and not replace_own:
-        raise TaskError(f"You already have a task “{task.id}”. Choose another title, or replace it.")
+        raise TaskError(f"You already have a task “{task.id}”. Choose another title.")
     try:
         settings.tasks.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -274,6 +275,16 @@ def save(task: Task, settings: Settings, replace_own: bool = False, bundled: Pat
     except OSError as error:
         raise StoreError(f"The task could not be saved in {settings.tasks}: {error.strerror}.") from None
     return folder
+
+
+def _refuse_subjects_name(id: str, settings: Settings) -> None:
+    """A name stands for one thing: the command line tells texts from pictures by it."""
+    from playground.data import subjects  # which needs this module's slug
+
+    if (subjects.BUNDLED / id).exists():
+        raise TaskError(f"“{id}” is a bundled subject. Choose another title.")
+    if (subjects.folder_of(settings) / id).exists():
+        raise TaskError(f"You already have a subject “{id}”. Choose another title.")
 
 
 def delete(id: str, settings: Settings) -> None:

@@ -216,12 +216,21 @@ def test_titles_become_safe_names(settings):
 
 def test_a_taken_title_is_replaced_only_when_asked(settings):
     first = keep(settings)
-    with pytest.raises(InvalidInput, match="already have"):
+    with pytest.raises(InvalidInput, match="already have a subject “my-lamp”. Choose another title.$"):
         keep(settings, token="qqx")
     assert subject("my-lamp", settings) == first
     second = keep(settings, token="qqx", train=photos(2), replace_own=True)
     assert subject("my-lamp", settings) == second and len(second.train) == 2
     assert [path.name for path in (settings.home / "subjects").iterdir()] == ["my-lamp"]
+
+
+def test_a_tasks_name_is_taken(settings):
+    (settings.tasks / "my-lamp").mkdir(parents=True)
+    for title, words in [("Handbook", "“handbook” is a bundled task"), ("My lamp", "a task “my-lamp”")]:
+        with pytest.raises(InvalidInput, match=words) as caught:
+            keep(settings, title=title, replace_own=True)
+        assert caught.value.field == "title"
+    assert not (settings.home / "subjects").exists()
 
 
 def test_a_save_that_breaks_off_leaves_what_was_there(settings, monkeypatch):

@@ -172,13 +172,22 @@ def test_a_saved_task_is_the_same_task(tmp_path, settings):
 def test_saving_overwrites_nothing_unasked(tmp_path, settings):
     task = build_task(write(tmp_path / "a.csv", rows()), MAPPING, settings, title="Desk")
     save(task, settings)
-    with pytest.raises(TaskError, match="already have a task “desk”"):
+    with pytest.raises(TaskError, match="already have a task “desk”. Choose another title.$"):
         save(task, settings)
     other = replace(task, instruction="Another.")
     save(other, settings, replace_own=True)
     assert tasks.task("desk", settings, tmp_path).instruction == "Another."
     with pytest.raises(TaskError, match="“support-desk” is a bundled task"):
         save(replace(task, id="support-desk"), settings, replace_own=True)
+
+
+def test_a_subjects_name_is_taken(tmp_path, settings):
+    (settings.home / "subjects" / "my-lamp").mkdir(parents=True)
+    path = write(tmp_path / "a.csv", rows())
+    for title, words in [("Mascot", "“mascot” is a bundled subject"), ("My lamp", "a subject “my-lamp”")]:
+        with pytest.raises(TaskError, match=words):
+            save(build_task(path, MAPPING, settings, title=title), settings, replace_own=True)
+    assert tasks.tasks(settings, tmp_path) == {}
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, settings, monkeypatch):
