@@ -119,7 +119,8 @@ def build(order: Order, settings: Settings, store: RunStore, target: Path) -> St
     It appears whole or not at all. Returns its path.
 
     Raises:
-        as ``check``; InvalidInput: nothing can be put there; AdapterError: it is damaged, or cannot be had in this form; RunFailed: the disk is
+        as ``check``; InvalidInput: nothing can be put there; AdapterError: it is damaged, or cannot be had in this
+            form; RunFailed: the disk is
         full; OutOfMemory: the model does not fit.
     """
     run, technique = check(order, settings, store)

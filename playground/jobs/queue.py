@@ -15,12 +15,13 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from playground.data.subjects import Subject
 from playground.data.tasks import Task
-from playground.errors import InvalidInput, PlaygroundError, QueueError, StoreError
+from playground.errors import InvalidInput, PlaygroundError, QueueError, RunNotFound, StoreError
 from playground.jobs import local, processes
 from playground.jobs.material import material
 from playground.methods import presets
@@ -247,6 +248,16 @@ class Queue:
             processes.end_group(run.process, run.process_started)
         self._wake.set()
         return run
+
+    def cancel_all(self, runs: Iterable[Run]) -> int:
+        """Stop those that have not ended by themselves meanwhile, or been deleted; waiting ones first, so that none
+        of them begins. Returns how many."""
+        stopped = 0
+        for run in sorted(runs, key=lambda run: run.status == "running"):
+            with suppress(QueueError, RunNotFound):
+                self.cancel(run.id)
+                stopped += 1
+        return stopped
 
     def resume(self, run_id: int) -> Run:
         """File a stopped, failed or interrupted run again under its id, from its last checkpoint.

@@ -3,12 +3,11 @@
 import itertools
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from playground.data import tasks
-from playground.errors import InvalidInput, QueueError, RunNotFound
+from playground.errors import InvalidInput, QueueError
 from playground.jobs.queue import Queue
 from playground.methods.base import FieldSpec, Method
 from playground.methods.registry import method
@@ -132,17 +131,12 @@ def prepare(
 
 
 def stop(queue: Queue, group: str) -> int:
-    """Stop all runs of a sweep that wait or run, waiting ones first. Returns how many.
+    """Stop all runs of a sweep that wait or run. Returns how many.
 
     Raises:
         QueueError: none waits or runs.
     """
-    active = sorted(queue.store.list(group=group, status=ACTIVE), key=lambda run: run.status == "running")
-    stopped = 0
-    for run in active:
-        with suppress(QueueError, RunNotFound):  # it ended by itself, or was deleted, since the list was made
-            queue.cancel(run.id)
-            stopped += 1
+    stopped = queue.cancel_all(queue.store.list(group=group, status=ACTIVE))
     if not stopped:
         raise QueueError("No run of this sweep is waiting or running; there is nothing to stop.")
     return stopped

@@ -88,10 +88,8 @@ def build(session: Session, pulse: gr.Textbox, group: gr.Textbox, known: gr.Text
 
     def halt(shown_group):
         active = session.runs(group=shown_group, status=ACTIVE) if shown_group else []
-        if not active:
+        if not session.queue.cancel_all(active):
             gr.Info("No run of this race is waiting or running.")
-        for run in active:
-            session.queue.cancel(run.id)
         return race(session, shown_group), gr.update(visible=False)
 
     def follow(shown_group):
