@@ -89,6 +89,12 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     inner(visitor, "Item by item")
     expect(page.locator("#items-page article").locator("visible=true")).to_have_count(4)
     expect(page.locator("#items-summary:visible")).to_contain_text("Was right, is wrong now")
+    page.locator("#items-confusion summary").locator("visible=true").click()
+    # a matrix does not become cards: what has no room is scrolled to
+    page.set_viewport_size({"width": 390, "height": 900})
+    matrix = page.locator(".pg-confusion .pg-table-scroll").locator("visible=true").first
+    expect(matrix).to_have_css("overflow-x", "auto")
+    page.set_viewport_size({"width": 1280, "height": 900})
     visitor.picture("training-items")
 
     inner(visitor, "Export")
