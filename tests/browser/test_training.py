@@ -86,6 +86,13 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     for side in (0, 1):
         expect(answers.nth(side)).not_to_have_text("…")
 
+    page.fill("#lora-question textarea", "train word 4 " * 200)
+    page.click("#lora-ask")
+    refusal = page.locator(".pg-notice.pg-bad").filter(has_text="tokens, and")
+    expect(refusal.locator("visible=true")).to_be_visible()
+    expect(page.locator("#lora-question textarea")).to_have_value("train word 4 " * 200)
+    expect(page.locator("#lora-chat .pg-asked")).to_have_text("train word 3")
+
     inner(visitor, "Item by item")
     expect(page.locator("#items-page article").locator("visible=true")).to_have_count(4)
     expect(page.locator("#items-summary:visible")).to_contain_text("Was right, is wrong now")

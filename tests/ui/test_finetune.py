@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from playground import settings as settings_module
@@ -311,6 +312,33 @@ def test_after_a_chat_that_was_left_the_adapter_is_on_again(trained, monkeypatch
     layers = [layer for layer in adapted.model.model.modules() if isinstance(layer, BaseTunerLayer)]
     assert layers
     assert not any(layer.disable_adapters for layer in layers)
+
+
+def chat_handler(session, name):
+    """The handler of the chat panel with that name."""
+    with gr.Blocks() as page:
+        chat.build(session, gr.Number(None), "lora")
+    return next(fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == name)
+
+
+@pytest.mark.parametrize("how", [chat.TASK, chat.FREE])
+def test_a_question_that_is_refused_comes_back_with_the_reason(session, monkeypatch, trained, how):
+    import tiny
+
+    monkeypatch.setattr(session, "arbiter", trained[0].arbiter)
+    monkeypatch.setattr(chat.tasks, "task", lambda *_: tiny.task())
+    long, before = "one red " * 2_000, [{"said": "?", "told": ["x", "y"], "done": True}]
+    *_, (turns, talk, said, question) = chat_handler(session, "answer")(
+        run(session, "a").id, how, long, before
+    )
+    assert (turns, talk, question) == (before, chat.conversation(before), long)
+    assert "tokens, and" in said and "pg-bad" in said
+
+
+def test_a_question_to_no_run_or_to_one_that_was_deleted_comes_back_too(session):
+    ask = chat_handler(session, "answer")
+    assert "no finished run yet" in list(ask(None, chat.TASK, "?", []))[-1][2]
+    assert "no run" in list(ask(999.0, chat.TASK, "?", []))[-1][2]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -10,7 +10,7 @@ from playground.methods.registry import method
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components.echo import changed
 from playground.ui.components.markup import facts, heading, notice, safe
-from playground.ui.messages import shown
+from playground.ui.messages import sentence, shown
 from playground.ui.session import INFERENCE, Session
 
 TASK, FREE = "As in the task", "Freely"
@@ -44,7 +44,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         halt = gr.Button("Stop", size="md", elem_id=f"{name}-chat-stop")
         clear = gr.Button("Clear", size="md", elem_id=f"{name}-chat-clear")
 
-    def answer(run_id, how, words, before):
+    def answers(run_id, how, words, before):
         if run_id is None:
             raise InvalidInput("There is no finished run yet. Train one first.")
         words = checked(words, session.settings)
@@ -58,6 +58,12 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         turn["done"] = True
         yield [*kept, turn], conversation([*kept, turn]), gr.skip(), gr.skip()
 
+    def answer(run_id, how, words, before):
+        try:
+            yield from answers(run_id, how, words, before)
+        except Exception as error:
+            yield before, conversation(before), notice(sentence(error), "bad"), words
+
     def example(run_id, words):
         if run_id is None or words:
             return gr.skip()
@@ -67,7 +73,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
     quick = {"api_visibility": "private", "show_progress": "hidden"}
     answering = gr.on(
         [ask.click, question.submit],
-        shown(answer),
+        answer,
         [run, manner, question, turns],
         [turns, talk, status, question],
         concurrency_id=INFERENCE,
