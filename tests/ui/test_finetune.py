@@ -341,6 +341,21 @@ def test_a_question_to_no_run_or_to_one_that_was_deleted_comes_back_too(session)
     assert "no run" in list(ask(999.0, chat.TASK, "?", []))[-1][2]
 
 
+def test_the_example_question_is_that_of_the_chosen_run(session):
+    file(session, "a")
+    session.store.submit(Filing("b", "lora", {}, "smollm2-135m", "handbook"))
+    session.store.submit(Filing("c", "lora", {}, "smollm2-135m", "gone"))
+    example = chat_handler(session, "example")
+    desk, same = example(1, "", "")
+    assert desk and desk == same
+    book, same = example(2, desk, desk)
+    assert book not in ("", desk) and book == same
+    typed = example(1, "typed words", book)
+    assert typed == (gr.skip(), gr.skip())
+    assert example(None, book, book) == (gr.skip(), gr.skip())
+    assert example(3, book, book) == example(999, book, book) == ("", "")
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_form_begins_with_the_preset_for_the_device_that_is_here(session, monkeypatch, device):
     monkeypatch.setattr(settings_module, "_kind_here", lambda: device)

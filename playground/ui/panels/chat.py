@@ -5,12 +5,12 @@ from typing import Any
 import gradio as gr
 
 from playground.data import tasks
-from playground.errors import InvalidInput
+from playground.errors import InvalidInput, PlaygroundError
 from playground.methods.registry import method
 from playground.ui.answers import checked, side_by_side
 from playground.ui.components.echo import changed
 from playground.ui.components.markup import facts, heading, notice, safe
-from playground.ui.messages import sentence, shown
+from playground.ui.messages import sentence
 from playground.ui.session import INFERENCE, Session
 
 TASK, FREE = "As in the task", "Freely"
@@ -36,6 +36,7 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         info="As in the task: with its instruction, each question for itself. Freely: a chat, without any instruction.",
     )
     turns = gr.State([])
+    given = gr.State("")  # the example that was filled in: another run's may replace it
     talk = gr.HTML(elem_id=f"{name}-chat")
     status = gr.HTML()
     question = gr.Textbox(label="Question", lines=2, max_lines=12, elem_id=f"{name}-question")
@@ -64,11 +65,11 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         except Exception as error:
             yield before, conversation(before), notice(sentence(error), "bad"), words
 
-    def example(run_id, words):
-        if run_id is None or words:
-            return gr.skip()
-        chosen = tasks.task(session.store.get(int(run_id)).task, session.settings)
-        return chosen.dev[0].input if chosen.dev else ""
+    def example(run_id, words, last):
+        if run_id is None or (words and words != last):
+            return gr.skip(), gr.skip()
+        found = _example(session, int(run_id))
+        return found, found
 
     quick = {"api_visibility": "private", "show_progress": "hidden"}
     answering = gr.on(
@@ -92,7 +93,16 @@ def build(session: Session, run: gr.Number, name: str) -> None:
         queue=False,
         **quick,
     )
-    changed(run)(shown(example), [run, question], question, queue=False, **quick)
+    changed(run)(example, [run, question, given], [question, given], queue=False, **quick)
+
+
+def _example(session: Session, run_id: int) -> str:
+    """A question that suits a run; none where its task, or the run itself, is gone."""
+    try:
+        chosen = tasks.task(session.store.get(run_id).task, session.settings)
+    except PlaygroundError:
+        return ""
+    return chosen.dev[0].input if chosen.dev else ""
 
 
 def _answers(session: Session, run: Any, how: str, before: Turns, words: str):
