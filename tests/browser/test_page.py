@@ -217,6 +217,8 @@ def test_a_sweep_that_cannot_be_is_refused_and_one_that_can_is_queued_and_stoppe
     visitor.tab("LoRA")
     fold = visitor.page.locator("#lora-sweep")
     fold.locator("button").first.click()
+    visitor.page.click("#lora-sweep-use")
+    expect(fold.locator(".pg-notice.pg-bad")).to_contain_text("No sweep of this method")
     values = visitor.page.locator("#lora-sweep-values input, #lora-sweep-values textarea").first
     values.fill("1e-3, fast")
     visitor.page.click("#lora-sweep-start")

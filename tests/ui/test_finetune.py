@@ -231,6 +231,20 @@ def test_a_sweep_under_way_says_how_far_it_is(session):
     assert "Running" in shown
 
 
+def test_the_best_values_are_filled_in_or_it_is_said_that_there_are_none(session):
+    with gr.Blocks() as page:
+        fields = form.build(method("lora"))
+        finetune._sweep_fold(session, fields, fields.fields, finetune.Live.draw("LoRA", "lora"))
+    use = next(fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "best")
+    said, *values = use()
+    assert "No sweep of this method has a finished run yet." in said
+    assert values == [gr.skip()] * len(fields.fields)
+    swept(session, [({"learning_rate": 0.003}, 0.4, 0.5)])
+    said, *values = use()
+    assert said == ""
+    assert values[list(fields.fields).index("learning_rate")]["value"] == 0.003
+
+
 def test_a_sweep_of_which_nothing_is_left_shows_nothing(session):
     assert sweep_view.show(sweep.sweep(session.store, "sweep-gone")) == ""
 

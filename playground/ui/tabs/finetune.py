@@ -24,7 +24,7 @@ from playground.ui.components import live as training
 from playground.ui.components.echo import changed, echo
 from playground.ui.components.keeping import draw_chosen, keep
 from playground.ui.components.markup import empty, facts, heading, notice, safe
-from playground.ui.messages import shown
+from playground.ui.messages import placed, shown
 from playground.ui.panels import before, chat, explainer, export, items
 from playground.ui.session import RENDERING, Session
 from playground.ui.tabs.start import items_field, limit_of, task_and_model
@@ -344,10 +344,11 @@ def _sweep_fold(session: Session, fields: form.Form, inputs: dict[str, Any], liv
         found = sweep.newest(session.store, name)
         if found is None or found.best is None:
             raise QueueError("No sweep of this method has a finished run yet.")
-        return fields.filled(found.best.params)
+        return "", *fields.filled(found.best.params)
 
     begin.click(start, inputs_kwargs=given, outputs=[problem, live.sweep], queue=False, **QUICK)
-    use.click(shown(best), None, list(fields.fields.values()), queue=False, **QUICK)
+    filled = [problem, *fields.fields.values()]
+    use.click(placed(best, len(filled)), None, filled, queue=False, **QUICK)
 
 
 def _around(technique: Method) -> str:
