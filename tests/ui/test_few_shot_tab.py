@@ -1,5 +1,6 @@
 """The Few-shot tab's curve: which runs stand on it."""
 
+import gradio as gr
 import pytest
 
 from playground.events import Event
@@ -39,3 +40,14 @@ def test_the_curve_has_only_runs_on_the_same_items_and_data(session, monkeypatch
     measured(session, "zero_shot", 0.15)
     few_shot.accuracy(session, "desk", "m")
     assert [line.points for line in drawn] == [[(0, 0.15), (4, 0.3)]]
+
+
+def test_a_question_of_a_task_that_is_gone_is_refused_on_the_page(session):
+    with gr.Blocks() as page:
+        few_shot.build(session, gr.Textbox(""), gr.Textbox(""))
+    other = next(fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "draw")
+    question, told = other("gone")
+    assert question == gr.skip()
+    assert "There is no task “gone”" in told and "pg-bad" in told
+    question, told = other("support-desk")
+    assert question and told == gr.skip()

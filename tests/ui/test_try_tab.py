@@ -1,6 +1,7 @@
 """The tab where one question goes to several finished runs: what is offered, how they answer, what is shown."""
 
 import finished
+import gradio as gr
 import pytest
 
 from playground.data import tasks
@@ -136,6 +137,17 @@ def test_what_a_model_says_is_shown_as_text(session, home):
     shown = try_it.view(session, [told], Item("i", NASTY, NASTY))
     assert "<img" not in shown and "{{" not in shown
     assert "Expected" in shown and "Wrong" in shown
+
+
+def test_a_question_of_a_task_that_is_gone_is_refused_on_the_page(session, home):
+    with gr.Blocks() as page:
+        try_it.build(session, gr.Textbox(""))
+    other = next(fn.fn for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "draw")
+    question, told = other(f"gone\n{home.model}")
+    assert question == gr.skip()
+    assert "There is no task “gone”" in told and "pg-bad" in told
+    question, told = other(f"{home.task}\n{home.model}")
+    assert question.startswith("test word") and told == ""
 
 
 def test_without_a_finished_run_there_is_a_word_about_it(tmp_path):

@@ -15,7 +15,7 @@ from playground.ui.answers import checked, side_by_side
 from playground.ui.components import charts, run_card
 from playground.ui.components.echo import changed
 from playground.ui.components.markup import empty, facts, heading, notice, safe
-from playground.ui.messages import placed, shown
+from playground.ui.messages import placed
 from playground.ui.session import INFERENCE, Session
 from playground.ui.tabs.start import first_question, items_field, limit_of, task_and_model
 
@@ -82,7 +82,7 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
 
     def draw(task_id):
         chosen = tasks.task(task_id, session.settings)
-        return random.choice(chosen.dev or chosen.train).input
+        return random.choice(chosen.dev or chosen.train).input, gr.skip()
 
     def look(task_id, model_id, rows, text):
         chosen = tasks.task(task_id, session.settings)
@@ -139,7 +139,14 @@ def build(session: Session, pulse: gr.Textbox, known: gr.Textbox) -> None:
         concurrency_id=INFERENCE, concurrency_limit=1, **quick,
     )  # fmt: skip
     clear.click(list, None, examples, queue=False, **quick)
-    gr.on([changed(task), other.click], shown(draw), task, question, queue=False, **quick)
+    gr.on(
+        [changed(task), other.click],
+        placed(draw, 2, at=1),
+        task,
+        [question, status],
+        queue=False,
+        **quick,
+    )
     changed(task)(
         placed(fill, 2, at=1),
         inputs_kwargs=choosing,

@@ -96,7 +96,9 @@ def build(session: Session, pulse: gr.Textbox) -> None:
     place.input(
         lambda at: choices(session, places(session).get(at, []), []), place, chosen, queue=False, **QUICK
     )
-    gr.on([place.change, other.click], shown(draw), place, [question, answers], queue=False, **QUICK)
+    gr.on(
+        [place.change, other.click], placed(draw, 2, at=1), place, [question, answers], queue=False, **QUICK
+    )
     gr.on(
         [ask.click, question.submit], placed(answer, 1), [place, chosen, question], answers,
         concurrency_id=INFERENCE, concurrency_limit=1, **QUICK,
