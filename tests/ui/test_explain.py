@@ -83,7 +83,42 @@ def test_the_matrices_are_drawn_to_scale():
 def test_strips_too_thin_to_be_seen_are_drawn_thicker_and_it_is_said():
     html = explain.count(10_000, 10_000, 32)
     assert rectangles(html) == [(150.0, 150.0), (2.0, 150.0), (150.0, 2.0)]
-    assert "but the strips 4.2 times too thick" in html
+    assert "but A and B up to 4.2 times too thick" in html
+
+
+@pytest.mark.parametrize(
+    ("size", "sides", "words"),
+    [
+        ((10, 10, 32), [(46.9, 46.9), (150.0, 46.9), (46.9, 150.0)], "Drawn to scale."),
+        ((1, 1, 10**9), [(2.0, 2.0), (150.0, 2.0), (2.0, 150.0)], "ΔW, A and B up to 13,333,333 times"),
+        ((1_000, 2, 500), [(2.0, 150.0), (75.0, 150.0), (2.0, 75.0)], "ΔW and B up to 6.7 times"),
+    ],
+)
+def test_a_rank_above_the_sizes_and_a_thin_matrix_stay_in_the_picture(size, sides, words):
+    html = explain.count(*size)
+    assert rectangles(html) == sides
+    assert words in html
+    width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', html).groups())
+    for left, top, wide, high in re.findall(
+        r'<rect .*? x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', html
+    ):
+        assert float(left) >= 0 and float(left) + float(wide) <= width
+        assert float(top) >= 0 and float(top) + float(high) <= height - 44  # the words are below
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((1_000, 1_000, 499), "0.20 % fewer: 1 number instead of 1.002"),
+        ((10**9, 10**9, 1), "99.9999998 % fewer: 1 number instead of 500,000,000"),
+        ((10**9, 10**9, 499_999_999), "0.0000002 % fewer: 1 number instead of 1.000000002"),
+        ((10**9, 10**9, 500_000_000), "no fewer: a rank of 500,000,000 or more"),
+    ],
+)
+def test_what_is_saved_is_told_with_the_digits_that_it_takes(size, words):
+    html = explain.count(*size)
+    assert words in html
+    assert not re.search(r"\de\+", html)
 
 
 @pytest.mark.parametrize("wrong", [None, 0, -1, 2.5, float("nan"), float("inf"), 1e12])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 
 from playground.errors import InvalidInput
 from playground.ui.components.markup import facts, safe
@@ -20,11 +21,8 @@ SIZES = {
     "An MLP layer of SmolLM2 135M": (576, 1_536, 8),
     "An MLP layer of Llama 3 8B": (4_096, 14_336, 16),
 }
-SIDE, THIN, GAP = (
-    150,
-    2,
-    74,
-)  # of the drawing to scale, in its own units: longest side, thinnest strip, between them
+# of the drawing to scale, in its own units: longest side, thinnest strip, between them, a character of the words below
+SIDE, THIN, GAP, CHARACTER = 150, 2, 37, 7
 
 
 def low_rank(w0: Sequence, a: Sequence, b: Sequence, scale: float) -> str:
@@ -110,9 +108,13 @@ def count(d: float | None, n: float | None, k: float | None) -> str:
     d, n, k = (_whole(value, name) for value, name in ((d, "d"), (n, "n"), (k, "k")))
     full, thin = d * n, k * (d + n)
     if thin < full:
-        less = f"{(1 - thin / full) * 100:.2f} % fewer: 1 number instead of {full / thin:,.3g}"
+        fewer, times = Decimal(full - thin) / full * 100, Decimal(full) / thin
+        less = (
+            f"{_apart(fewer, 2, min(fewer, 100 - fewer))} % fewer: "
+            f"1 number instead of {_apart(times, 2 - times.adjusted(), times - 1)}"
+        )
     else:
-        less = f"no fewer: a rank of {math.ceil(full / (d + n)):,} or more saves nothing here"
+        less = f"no fewer: a rank of {-(-full // (d + n)):,} or more saves nothing here"
     shown = facts(
         (("Whole matrix, d · n", f"{full:,}"), ("LoRA, k · (d + n)", f"{thin:,}"), ("Trained", less))
     )
@@ -121,30 +123,44 @@ def count(d: float | None, n: float | None, k: float | None) -> str:
     return f"{shown}{part}{_to_scale(d, n, k)}"
 
 
+def _apart(value: Decimal, decimals: int, distance: Decimal) -> str:
+    """A number with so many decimals, or as many as it takes to see its ``distance`` from what it must not be taken for."""
+    return f"{value:,.{max(0, decimals, -distance.adjusted())}f}"
+
+
 def _to_scale(d: int, n: int, k: int) -> str:
     """The whole matrix beside A and B, as large as they are to each other; too thin ones are drawn thicker."""
-    scale = SIDE / max(d, n)
-    width, height, strip = (max(THIN, size * scale) for size in (n, d, k))
-    left_a = width + GAP
-    left_b = left_a + strip + GAP
-    parts = (
-        _matrix("ΔW", f"{d:,} × {n:,}", "pg-whole", 0, width, height),
-        _matrix("A", f"{d:,} × {k:,}", "pg-strip-of", left_a, strip, height),
-        _matrix("B", f"{k:,} × {n:,}", "pg-strip-of", left_b, width, strip),
-    )
+    scale = SIDE / max(d, n, k)
+    parts, edges, thick, left = [], [], [], 0.0
+    for name, *sides in (("ΔW", d, n), ("A", d, k), ("B", k, n)):
+        height, width = (max(THIN, side * scale) for side in sides)
+        size = f"{sides[0]:,} × {sides[1]:,}"
+        room = max(width, CHARACTER * len(size))
+        at = left + (room - width) / 2
+        parts.append(_matrix(name, size, "pg-strip-of" if parts else "pg-whole", at, width, height))
+        edges.append((at, at + width))
+        left += room + GAP
+        if min(sides) * scale < THIN:
+            thick.append(name)
     signs = "".join(
-        f'<text class="pg-sign" x="{at:.1f}" y="{SIDE / 2 + 5:.0f}">{sign}</text>'
-        for at, sign in ((width + GAP / 2, "="), (left_a + strip + GAP / 2, "·"))
+        f'<text class="pg-sign" x="{(before[1] + after[0]) / 2:.1f}" y="{SIDE / 2 + 5:.0f}">{sign}</text>'
+        for sign, before, after in zip("=·", edges[:-1], edges[1:], strict=True)
     )
-    words = "Drawn to scale"
-    if k * scale < THIN:
-        words += f", but the strips {THIN / (k * scale):,.1f} times too thick: else nobody could see them"
-    side = 40  # room for the words below a thin strip at the edge
-    box = f"{-side} 0 {left_b + width + 2 * side:.0f} {SIDE + 44}"
+    whole = f"{left - GAP:.0f}"
     return (
-        f'<figure class="pg-shapes"><svg viewBox="{box}" style="max-width:{left_b + width + 2 * side:.0f}px" role="img" '
-        f'aria-label="ΔW, A and B to scale">{"".join(parts)}{signs}</svg><figcaption>{safe(words)}.</figcaption></figure>'
+        f'<figure class="pg-shapes"><svg viewBox="0 0 {whole} {SIDE + 44}" style="max-width:{whole}px" role="img" '
+        f'aria-label="ΔW, A and B to scale">{"".join(parts)}{signs}</svg>'
+        f"<figcaption>{safe(_scale_words(thick, THIN / (min(d, n, k) * scale)))}.</figcaption></figure>"
     )
+
+
+def _scale_words(thick: Sequence[str], times: float) -> str:
+    """Whether all is drawn to scale; a side that is too thin belongs to two of the matrices, or to all."""
+    if not thick:
+        return "Drawn to scale"
+    names = f"{', '.join(thick[:-1])} and {thick[-1]}"
+    much = f"{times:,.{1 if times < 100 else 0}f}"
+    return f"Drawn to scale, but {names} up to {much} times too thick: else nobody could see them"
 
 
 def _matrix(name: str, size: str, kind: str, left: float, width: float, height: float) -> str:
