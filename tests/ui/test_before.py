@@ -210,6 +210,16 @@ def test_the_stepper_stays_within_the_examples(session, tiny_model, asked, given
     assert before.example_of(session, "lora", form(tiny_model), asked)[1] == given
 
 
+@pytest.mark.parametrize("asked", [0, -4])
+def test_a_place_below_the_first_reaches_the_stepper(session, asked):
+    with gr.Blocks() as page:
+        before.build(session, "lora", {"task": gr.Textbox(), "model": gr.Textbox()})
+    number = next(
+        block for block in page.blocks.values() if getattr(block, "label", "") == "Training example"
+    )
+    assert number.preprocess(asked) == asked  # a minimum would be refused here, in Gradio's words
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

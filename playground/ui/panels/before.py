@@ -44,7 +44,7 @@ def build(session: Session, method_id: str, inputs: dict[str, Component]) -> Non
             overview = gr.HTML(elem_id=f"{method_id}-overview")
             with gr.Row(elem_classes="pg-buttons"):
                 previous = gr.Button("← Previous", size="sm", elem_id=f"{method_id}-previous")
-                number = gr.Number(1, label="Training example", minimum=1, step=1, min_width=120)
+                number = gr.Number(1, label="Training example", step=1, min_width=120)
                 following = gr.Button("Next →", size="sm", elem_id=f"{method_id}-next")
             shown = gr.HTML(elem_id=f"{method_id}-tokens")
 
