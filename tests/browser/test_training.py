@@ -105,8 +105,15 @@ def test_train_then_ask_then_read_then_export(visit, tiny):
     visitor.picture("training-items")
 
     inner(visitor, "Export")
+    earlier = tiny.settings.home / "runs" / "1" / "exports" / "run-1-earlier.zip"
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_bytes(b"an export of before")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download adapter").locator("visible=true").click()
+    made = page.locator(".pg-made").locator("visible=true")
+    expect(made).to_contain_text("run-1-earlier")
+    expect(made.get_by_label("Remove this file")).to_have_count(2)  # Gradio has one for each of several files
+    expect(made.get_by_label("Remove this file").locator("visible=true")).to_have_count(0)
     names = zipfile.ZipFile(Path(download.value.path())).namelist()
     assert any(name.endswith("adapter_model.safetensors") for name in names), names
     page.get_by_role("button", name="Model card").locator("visible=true").click()

@@ -47,7 +47,9 @@ def build(session: Session, run: gr.Number, pulse: gr.Textbox) -> None:
         label="Precision of GGUF",
         info="8 bits is half the size of float16, and nearly as exact.",
     )
-    ready = gr.File(label="Made before", file_count="multiple", interactive=False, visible=False)
+    ready = gr.File(
+        label="Made before", file_count="multiple", interactive=False, visible=False, elem_classes="pg-made"
+    )
     packed = gr.DownloadButton(visible="hidden", elem_id=f"{place}-file")
     with gr.Accordion("Push to the Hugging Face Hub", open=False):
         gr.HTML(f'<p class="pg-muted">{safe(_rule(session))}</p>')

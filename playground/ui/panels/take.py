@@ -20,8 +20,9 @@ def build(session: Session, run: gr.Number, name: str) -> None:
     """Draw the panel for the finished run in ``run``. ``name`` begins the ids."""
     gr.HTML(heading("Take it with you", "Files of this run that work without the playground.", 3))
     files = gr.File(
-        label="Files", file_count="multiple", interactive=False, visible=False, elem_id=f"{name}-files"
-    )
+        label="Files", file_count="multiple", interactive=False, visible=False, elem_id=f"{name}-files",
+        elem_classes="pg-made",
+    )  # fmt: skip
     with gr.Row(elem_classes="pg-buttons"):
         whole = gr.Button("Download the run's folder", size="md", elem_id=f"{name}-get")
     packed = gr.DownloadButton(visible="hidden", elem_id=f"{name}-packed")
