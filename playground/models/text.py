@@ -224,7 +224,7 @@ class LanguageModel:
             if len(ids) >= self.context_length:
                 raise InvalidInput(
                     f"The prompt has {len(ids):,} tokens, and {self.entry.title} reads at most "
-                    f"{self.context_length:,} with the answer. Use fewer or shorter examples or passages.",
+                    f"{self.context_length:,} with the answer. Shorten it, or use fewer or shorter examples or passages.",
                     field="prompt",
                 )
 

@@ -99,13 +99,16 @@ def _table(found: Sweep) -> str:
 
 
 def _row(run: Run, names: Sequence[str], best: bool) -> str:
-    values = "".join(f"<td>{safe(_words(run.params[name]))}</td>" for name in names)
+    values = "".join(
+        f'<td data-label="{safe(_label(run.method, name))}">{safe(_words(run.params[name]))}</td>'
+        for name in names
+    )
     loss = text(run.metrics.get("dev_loss"), "loss")
     return (
         f'<tr class="pg-{run.status}{" pg-best" if best else ""}"><th scope="row">#{run.id}</th>{values}'
-        f"<td>{f'<b>{safe(loss)}</b>' if loss else run_card.pill(run)}</td>"
-        f"<td>{safe(text(run.metrics.get('quality'), ''))}</td>"
-        f"<td>{safe(text(run.metrics.get('adapt_seconds'), 's'))}</td></tr>"
+        f'<td data-label="Dev loss">{f"<b>{safe(loss)}</b>" if loss else run_card.pill(run)}</td>'
+        f'<td data-label="Test quality">{safe(text(run.metrics.get("quality"), ""))}</td>'
+        f'<td data-label="Train time">{safe(text(run.metrics.get("adapt_seconds"), "s"))}</td></tr>'
     )
 
 
