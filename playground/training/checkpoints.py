@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,8 +19,10 @@ from playground.errors import AdapterError
 from playground.events import Event
 from playground.training.saving import atomic_folder
 
+T = TypeVar("T")
 FOLDER = "checkpoints"
 BEST = "best"
+TENSORS = "tensors.safetensors"
 KEPT = 2  # the one before last stays, should the last be damaged later
 WRITING_PAYS = 40  # one is followed by at least so many times its writing time without another
 LARGE = 500_000_000  # bytes; of larger ones only the last is kept
@@ -82,7 +84,7 @@ def save(
         tensors |= {f"more/{name}": value.detach() for name, value in (more or {}).items()}
         save_file(
             {name: value.contiguous().cpu() for name, value in tensors.items()},
-            partial / "tensors.safetensors",
+            partial / TENSORS,
         )
         (partial / "state.json").write_text(json.dumps(state.__dict__))
     for old in checkpoints(folder)[: -1 if size(model) > LARGE else -KEPT]:
@@ -133,23 +135,38 @@ def load(
     """
     try:
         state = State(**json.loads((path / "state.json").read_text()))
-        tensors = load_file(path / "tensors.safetensors")
+        shapes = _shapes(path / TENSORS)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise AdapterError(f"The checkpoint {path.name} cannot be read: {error}") from error
     if state.fingerprint != fingerprint:
         raise AdapterError(f"The checkpoint {path.name} belongs to a training with other settings or data.")
-    weights = _part(tensors, "weights/")
     parameters = trainable(model)
-    if {name: value.shape for name, value in weights.items()} != {n: p.shape for n, p in parameters.items()}:
+    if _part(shapes, "weights/") != {name: list(value.shape) for name, value in parameters.items()}:
         raise AdapterError(f"The checkpoint {path.name} belongs to another model.")
+
+    def read(start: str) -> dict[str, torch.Tensor]:
+        return {name: _tensor(path / TENSORS, start + name) for name in _part(shapes, start)}
+
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    _restore_optimizer(optimizer, _part(tensors, "optimizer/"))
-    _restore_random(_part(tensors, "random/"))
+            parameter.copy_(_tensor(path / TENSORS, f"weights/{name}"))
+    _restore_optimizer(optimizer, read("optimizer/"))
+    _restore_random(read("random/"))
     if take is not None:
-        take(_part(tensors, "more/"))
+        take(read("more/"))
     return state
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    with safe_open(file, framework="pt") as opened:
+        return {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+def _tensor(file: Path, name: str) -> torch.Tensor:
+    """One tensor, copied, from a file that is opened for it alone: else all of the file would count as memory in use
+    until the training ends, because the optimiser's numbers would be views of it."""
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name).clone()
 
 
 def resume(
@@ -173,7 +190,7 @@ def resume(
     return state
 
 
-def _part(tensors: Mapping[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
+def _part(tensors: Mapping[str, T], start: str) -> dict[str, T]:
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
 
