@@ -120,8 +120,7 @@ def build(order: Order, settings: Settings, store: RunStore, target: Path) -> St
 
     Raises:
         as ``check``; InvalidInput: nothing can be put there; AdapterError: it is damaged, or cannot be had in this
-            form; RunFailed: the disk is
-        full; OutOfMemory: the model does not fit.
+        form; RunFailed: the disk is full; OutOfMemory: the model does not fit.
     """
     run, technique = check(order, settings, store)
     target = Path(target)

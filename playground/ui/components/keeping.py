@@ -9,16 +9,21 @@ from gradio.components.base import Component
 SOON = 0.05  # seconds
 
 
+def once_drawn(inputs: Sequence[Component], outputs: Sequence[Component], js: str) -> None:
+    """Fill ``outputs`` once as soon as they are there, with the list that ``js`` makes of ``inputs`` in the browser."""
+    soon = gr.Timer(SOON)
+    once = f"(...given) => [...({js})(...given), {{'__type__': 'update', 'active': false}}]"
+    soon.tick(None, list(inputs), [*outputs, soon], js=once, api_visibility="private")
+
+
 def keep(name: str, fields: Sequence[Component]) -> None:
     """Fill a form once with what it held before the page was loaded anew, and keep what it holds from now on.
 
     Args:
         name: of the form; one whose fields have become more or fewer begins afresh.
     """
-    soon = gr.Timer(SOON)
-    form = f"{json.dumps(name)}, {soon._id}"
-    once = f"(...now) => [...window.playground.kept({form}, now), {{'__type__': 'update', 'active': false}}]"
-    soon.tick(None, list(fields), [*fields, soon], js=once, api_visibility="private")
+    form = f"{json.dumps(name)}, {fields[0]._id}"  # another number each time that it is drawn
+    once_drawn(fields, fields, f"(...now) => window.playground.kept({form}, now)")
     gr.on(
         [field.change for field in fields], None, list(fields), None,
         js=f"(...values) => {{ window.playground.keep({form}, values); }}", api_visibility="private",

@@ -22,7 +22,7 @@ from playground.ui import form
 from playground.ui.components import data_view, estimate, run_card, sweep_view
 from playground.ui.components import live as training
 from playground.ui.components.echo import changed, echo
-from playground.ui.components.keeping import draw_chosen, keep
+from playground.ui.components.keeping import draw_chosen, keep, once_drawn
 from playground.ui.components.markup import empty, facts, heading, notice, safe
 from playground.ui.messages import placed, shown
 from playground.ui.panels import before, chat, explainer, export, items
@@ -36,7 +36,6 @@ NONE = ""
 AFTERWARDS = (
     "When a training is done you can ask it beside the base model, go through its answers, and download it."
 )
-SOON = 0.05  # seconds
 QUICK = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -129,9 +128,7 @@ def arrived(chosen: gr.Dropdown) -> gr.Number:
     In the browser alone: an answer of the server could be older than the choice that it overwrites.
     """
     run = gr.Number(None, visible="hidden")
-    soon = gr.Timer(SOON)
-    once = 'id => [id, {"__type__": "update", "active": false}]'
-    soon.tick(None, chosen, [run, soon], js=once, api_visibility="private")
+    once_drawn([chosen], [run], "id => [id]")
     chosen.change(None, chosen, run, js="id => id", api_visibility="private")
     return run
 
